@@ -1,0 +1,298 @@
+"""Everything that a run was asked to do: typed, checked, to and from TOML, hashed.
+
+One :class:`Config` is made by the command line and handed down; there is no other state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from bids_fbn.errors import InputError
+
+__all__ = [
+    "NUISANCE_COMPONENTS",
+    "NUISANCE_PRESETS",
+    "ComputeOptions",
+    "Config",
+    "DataOptions",
+    "ModelOptions",
+    "NetworkOptions",
+    "RunOptions",
+    "SignalOptions",
+]
+
+NUISANCE_PRESETS = ("simple", "scrubbing", "compcor", "ica_aroma")
+NUISANCE_COMPONENTS = (
+    "motion",
+    "wm_csf",
+    "global_signal",
+    "high_pass",
+    "compcor",
+    "non_steady_state",
+)
+# The file names' `desc-<model>` are these words without hyphens.
+MODEL_NAMES = ("stca", "scaae")
+
+# Results change when these definitions do; raised by hand whenever a change of the code makes
+# the same options give other numbers, so that old and new results are never mixed.
+RESULTS_VERSION = 1
+
+Label = Annotated[str, Field(pattern=r"^[0-9a-zA-Z+]+$")]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataOptions(_Section):
+    """Which data."""
+
+    participant_label: tuple[Label, ...] = ()
+    session_id: tuple[Label, ...] = ()
+    task_id: tuple[Label, ...] = ()
+    run_id: tuple[Label, ...] = ()
+    space: str | None = None
+    bids_filter_file: Path | None = None
+    derivatives: dict[str, Path] = {}
+    bids_database_dir: Path | None = None
+    skip_bids_validation: bool = False
+
+    @field_validator("participant_label", "session_id", "task_id", "run_id", mode="before")
+    @classmethod
+    def _strip_entity(cls, labels: Any) -> Any:
+        if not isinstance(labels, list | tuple):
+            return labels
+        return [
+            str(label).removeprefix("sub-").removeprefix("ses-").removeprefix("task-")
+            for label in labels
+        ]
+
+
+class SignalOptions(_Section):
+    """From a BOLD file to cleaned signals. Lengths in mm, times in s, frequencies in Hz."""
+
+    resolution: float = Field(4.0, gt=0.5, le=20)
+    smoothing: float = Field(6.0, ge=0, le=40)
+    nuisance: tuple[str, ...] = ("simple",)
+    motion: Literal["basic", "derivatives", "power2", "full"] = "full"
+    fd_thresh: float | None = Field(None, gt=0)
+    lower_bpf: float | None = Field(None, gt=0)
+    upper_bpf: float | None = Field(None, gt=0)
+    dummy_scans: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    min_time: float = Field(240.0, ge=0)
+
+    @field_validator("nuisance")
+    @classmethod
+    def _known_nuisance(cls, nuisance: tuple[str, ...]) -> tuple[str, ...]:
+        alone = (*NUISANCE_PRESETS, "none")
+        if len(nuisance) == 1 and nuisance[0] in alone:
+            return nuisance
+        unknown = [name for name in nuisance if name not in NUISANCE_COMPONENTS]
+        if unknown or not nuisance:
+            raise ValueError(
+                f"{' '.join(unknown) or 'nothing'} is not one of {', '.join(alone)} (alone), "
+                f"{', '.join(NUISANCE_COMPONENTS)} (any of them)"
+            )
+        return tuple(dict.fromkeys(nuisance))
+
+    @model_validator(mode="after")
+    def _band(self) -> SignalOptions:
+        if self.lower_bpf and self.upper_bpf and self.lower_bpf >= self.upper_bpf:
+            raise ValueError(
+                f"--lower-bpf {self.lower_bpf} Hz must be below --upper-bpf {self.upper_bpf} Hz"
+            )
+        return self
+
+
+class ModelOptions(_Section):
+    """The models and how they are trained; None means what the model's recipe says."""
+
+    model: tuple[Literal["stca", "scaae"], ...] = ("stca",)
+    preset: Literal["corrected", "as-published"] = "corrected"
+    weights: tuple[Path, ...] = ()
+    sloppy: bool = False
+    window: int | None = Field(None, ge=2)
+    stride: int = Field(1, ge=1)
+    channels: int | None = Field(None, ge=2)
+    epochs: int | None = Field(None, ge=1)
+    training_stride: int | None = Field(None, ge=1)
+    candidates: Literal["fbn", "channels"] = "fbn"
+
+    @field_validator("model")
+    @classmethod
+    def _each_model_once(cls, models: tuple[str, ...]) -> tuple[str, ...]:
+        if not models:
+            raise ValueError("name at least one model")
+        return tuple(dict.fromkeys(models))
+
+
+class NetworkOptions(_Section):
+    """From candidate maps to networks and states."""
+
+    templates: str = "smith2009"
+    state_threshold: float = Field(0.3, ge=0, le=1)
+    support: Literal["size-matched"] | float | None = None
+    save_dynamic_maps: bool = False
+    save_denoised: bool = False
+
+
+class ComputeOptions(_Section):
+    """With what it is computed. None of it but seed and precision changes results."""
+
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    nprocs: int | None = Field(None, ge=1)
+    omp_nthreads: int | None = Field(None, ge=1)
+    mem_gb: float | None = Field(None, gt=0)
+    use_plugin: Path | None = None
+    work_dir: Path = Path("work")
+    random_seed: int = Field(0, ge=0, lt=2**31)
+
+
+class RunOptions(_Section):
+    """How it goes; none of it changes results."""
+
+    dry_run: bool = False
+    resume: bool = True
+    overwrite: bool = False
+    stop_on_first_crash: bool = False
+    reports_only: bool = False
+    boilerplate_only: bool = False
+    write_graph: bool = False
+    verbose: int = 0
+
+
+class Config(_Section):
+    """What one call was asked to do."""
+
+    bids_dir: Path
+    output_dir: Path
+    analysis_level: Literal["participant", "group"] = "participant"
+    data: DataOptions = DataOptions()
+    signal: SignalOptions = SignalOptions()
+    models: ModelOptions = ModelOptions()
+    networks: NetworkOptions = NetworkOptions()
+    compute: ComputeOptions = ComputeOptions()
+    run: RunOptions = RunOptions()
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any], config_file: Path | None = None) -> Config:
+        """Put command-line options over those of a TOML file.
+
+        Parameters
+        ----------
+        options : mapping
+            Field name → value, of any section: field names are unique over all sections.
+        config_file : Path, optional
+            TOML with the sections ``[data]``, ``[signal]``, ``[models]``, ``[networks]``,
+            ``[compute]``, ``[run]``.
+
+        Raises
+        ------
+        InputError
+            With one line for each fault.
+        """
+        values: dict[str, Any] = _read_toml(config_file) if config_file else {}
+        for name, value in options.items():
+            section = _SECTION_OF[name]
+            if section is None:
+                values[name] = value
+            else:
+                values.setdefault(section, {})[name] = value
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            origin = f" ({config_file} or the command line)" if config_file else ""
+            raise InputError(*(_fault(item) + origin for item in error.errors())) from None
+
+    def to_toml(self) -> str:
+        """All settings, in the form that ``--config-file`` reads; unset ones are left out."""
+        return tomli_w.dumps(_without_none(self.model_dump(mode="json")))
+
+    @property
+    def signal_hash(self) -> str:
+        """Of what changes the cleaned signals."""
+        return _hash(
+            {
+                "version": RESULTS_VERSION,
+                "signal": self.signal.model_dump(mode="json", exclude={"min_time"}),
+                "space": self.data.space,
+            }
+        )
+
+    def model_hash(self, model: str) -> str:
+        """Of what changes the results of one model: signals, recipe, templates, seed."""
+        return _hash(
+            {
+                "signal": self.signal_hash,
+                "model": model,
+                "options": self.models.model_dump(mode="json", exclude={"model", "weights"}),
+                "weights": sorted(_file_hash(path) for path in self.models.weights),
+                "networks": self.networks.model_dump(
+                    mode="json", exclude={"save_dynamic_maps", "save_denoised"}
+                ),
+                "templates": _file_hash(Path(self.networks.templates)),
+                "seed": self.compute.random_seed,
+                "precision": self.compute.precision,
+            }
+        )
+
+
+def _sections() -> dict[str, str | None]:
+    where: dict[str, str | None] = {}
+    for name, info in Config.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, _Section):
+            for option in info.annotation.model_fields:
+                if option in where:
+                    raise TypeError(f"option {option} stands in two sections")
+                where[option] = name
+        else:
+            where[name] = None
+    return where
+
+
+_SECTION_OF = _sections()
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid TOML: {error}") from None
+
+
+def _fault(item: Mapping[str, Any]) -> str:
+    # Inside a union pydantic appends the name of the member that failed: of no use to a user.
+    names = [str(part) for part in item["loc"] if str(part) in _SECTION_OF]
+    option = f"--{names[-1].replace('_', '-')}: " if names else ""
+    message = str(item["msg"]).removeprefix("Value error, ")
+    if item["type"] == "extra_forbidden":
+        return f"unknown setting {'.'.join(str(part) for part in item['loc'])}"
+    given = item.get("input")
+    shown = f" (got {given!r})" if isinstance(given, str | int | float) else ""
+    return f"{option}{message}{shown}"
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    return value
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _file_hash(path: Path) -> str:
+    """Content, not name: the same file elsewhere gives the same results."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else str(path)

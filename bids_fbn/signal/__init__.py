@@ -1,0 +1,1 @@
+"""From a BOLD run to cleaned, z-scored time series on one analysis grid."""
