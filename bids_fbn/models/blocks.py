@@ -1,0 +1,120 @@
+"""Layers that more than one model uses.
+
+Features are (B, C, X, Y, Z): batch, channels, space.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+__all__ = [
+    "ChannelAttention",
+    "ResidualBlock",
+    "SpatialAttention",
+    "conv3d",
+    "count_parameters",
+    "crop_to",
+    "pad_to",
+    "padded_shape",
+]
+
+
+def conv3d(inputs: int, outputs: int, kernel: int, groups: int = 1) -> nn.Conv3d:
+    """Convolution that keeps the shape, zeros beyond the edge."""
+    return nn.Conv3d(inputs, outputs, kernel, padding=kernel // 2, groups=groups)
+
+
+class ChannelAttention(nn.Module):
+    """One weight per channel, between 0 and 1, from the channel's mean over space.
+
+    (B, C, X, Y, Z) → (B, C, 1, 1, 1).
+    """
+
+    def __init__(self, channels: int, reduction: int = 4) -> None:
+        super().__init__()
+        hidden = max(1, channels // reduction)
+        self.weigh = nn.Sequential(
+            nn.Linear(channels, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, channels),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.weigh(features.mean(dim=(2, 3, 4)))[:, :, None, None, None]
+
+
+class SpatialAttention(nn.Module):
+    """A map for each channel, of which the sigmoid gates the features; the maps are the logits.
+
+    (B, C, X, Y, Z) → (B, C, X, Y, Z).
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.wide = conv3d(channels, channels, 7)
+        self.narrow = conv3d(channels, channels, 3)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.narrow(functional.gelu(self.wide(features)))
+
+
+class ResidualBlock(nn.Module):
+    """Three times (convolution, GELU), plus the block's input, then batch norm."""
+
+    def __init__(self, channels: int, kernel: int, groups: int = 1) -> None:
+        super().__init__()
+        self.convolutions = nn.Sequential(
+            *(
+                layer
+                for _ in range(3)
+                for layer in (conv3d(channels, channels, kernel, groups), nn.GELU())
+            )
+        )
+        self.norm = nn.BatchNorm3d(channels)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.norm(self.convolutions(features) + features)
+
+
+def padded_shape(shape: tuple[int, ...], multiple: int, cube: bool = False) -> tuple[int, ...]:
+    """Smallest shape that holds `shape` and whose sides are multiples of `multiple`.
+
+    Examples
+    --------
+    >>> padded_shape((37, 46, 39), 16)
+    (48, 48, 48)
+    >>> padded_shape((49, 58, 47), 16, cube=True)
+    (64, 64, 64)
+    """
+    sides = tuple(multiple * math.ceil(side / multiple) for side in shape)
+    return (max(sides),) * len(sides) if cube else sides
+
+
+def _margins(inner: tuple[int, ...], outer: tuple[int, ...]) -> list[tuple[int, int]]:
+    return [((o - i) // 2, o - i - (o - i) // 2) for i, o in zip(inner, outer, strict=True)]
+
+
+def pad_to(features: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Zeros on both sides of each spatial axis up to `shape`."""
+    margins = _margins(tuple(features.shape[2:]), shape)
+    # torch counts axes from the last.
+    return functional.pad(features, [side for margin in reversed(margins) for side in margin])
+
+
+def crop_to(features: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Inverse of :func:`pad_to`."""
+    margins = _margins(shape, tuple(features.shape[2:]))
+    slices = tuple(slice(low, low + side) for (low, _), side in zip(margins, shape, strict=True))
+    return features[(..., *slices)]
+
+
+def count_parameters(module: torch.nn.Module) -> int:
+    """Parameters that training changes."""
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)

@@ -1,0 +1,119 @@
+"""On what a model runs, and how precisely."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from bids_fbn.errors import InputError
+
+__all__ = ["Compute", "choose_compute"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Device and precision.
+
+    Parameters
+    ----------
+    device : str
+        ``cpu`` or ``cuda:N``.
+    precision : {"fp32", "bf16"}
+        bf16 is mixed: weights and their updates stay fp32.
+    """
+
+    device: str
+    precision: Literal["fp32", "bf16"]
+
+    @property
+    def torch_device(self) -> torch.device:
+        return torch.device(self.device)
+
+    @property
+    def name(self) -> str:
+        """The device in words."""
+        if self.torch_device.type == "cuda":
+            return torch.cuda.get_device_name(self.torch_device)
+        return f"CPU, {torch.get_num_threads()} threads"
+
+    def fabric(self) -> Any:
+        """A Lightning Fabric on this device."""
+        from lightning_fabric import Fabric
+
+        cuda = self.torch_device.type == "cuda"
+        # Fabric advises on schedulers and loaders that are not in use here.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return Fabric(
+                accelerator="cuda" if cuda else "cpu",
+                devices=[self.torch_device.index or 0] if cuda else 1,
+                precision="bf16-mixed" if self.precision == "bf16" else "32-true",
+            )
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """The context for inference at this precision."""
+        if self.precision == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.torch_device.type, dtype=torch.bfloat16)
+
+
+def choose_compute(device: str, precision: str, threads: int | None = None) -> Compute:
+    """Settle ``auto``.
+
+    Parameters
+    ----------
+    device : str
+        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    precision : str
+        ``auto``, ``fp32`` or ``bf16``; auto takes bf16 where the processor computes with it.
+    threads : int, optional
+        For torch on the CPU.
+
+    Raises
+    ------
+    InputError
+        If a GPU was required and there is none.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device == "cpu":
+            logger.info("no GPU here: computing on the CPU")
+    if device.startswith("cuda"):
+        if not torch.cuda.is_available():
+            raise InputError(
+                f"--device {device}: no GPU that torch can use (with Singularity add --nv, with "
+                "Docker --gpus all); or use --device cpu"
+            )
+        index = int(device.partition(":")[2] or 0)
+        if index >= torch.cuda.device_count():
+            raise InputError(
+                f"--device {device}: there are {torch.cuda.device_count()} GPUs, counted from 0"
+            )
+        device = f"cuda:{index}"
+        # The same seed gives the same weights only if the same algorithm is taken each time.
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.benchmark = False
+    if precision == "auto":
+        precision = "bf16" if _has_bf16(device) else "fp32"
+    return Compute(device, "bf16" if precision == "bf16" else "fp32")
+
+
+def _has_bf16(device: str) -> bool:
+    if device.startswith("cuda"):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # Without these instructions bf16 is emulated, and slower than fp32.
+    if os.path.exists("/proc/cpuinfo"):
+        flags = Path("/proc/cpuinfo").read_text().partition("flags")[2].partition("\n")[0].split()
+        return "amx_bf16" in flags or "avx512_bf16" in flags
+    return False

@@ -1,0 +1,204 @@
+"""SCAAE, spatial and channel-wise attention autoencoder.
+
+Liu et al., "Spatial-temporal convolutional attention …" line of work; Journal of Neural Engineering
+2024. One volume in, a network for every time step out: no window.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bids_fbn.models.base import Model, Recipe
+from bids_fbn.models.blocks import (
+    ChannelAttention,
+    ResidualBlock,
+    SpatialAttention,
+    conv3d,
+    crop_to,
+    pad_to,
+    padded_shape,
+)
+
+__all__ = ["SCAAE", "SCAAENetwork"]
+
+# Patches of 8 voxels, then pairs of patches: each side of the padded box is a multiple of 16.
+_PATCH = 8
+_STRIDE = 16
+# A single voxel decides a minimum or maximum; values beyond this share of either tail are cut.
+_TAIL = 0.001
+
+
+class ShortcutBlock(nn.Module):
+    """Parallel convolutions of 5³, 3³ and 1³, each with batch norm, summed; plus the input where
+    the channels agree; GELU."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(
+            nn.Sequential(conv3d(inputs, outputs, kernel), nn.BatchNorm3d(outputs))
+            for kernel in (5, 3, 1)
+        )
+        self.keeps_input = inputs == outputs
+
+    def forward(self, features: Tensor) -> Tensor:
+        total = sum(branch(features) for branch in self.branches)
+        return functional.gelu(total + features if self.keeps_input else total)
+
+
+class PositionMLP(nn.Module):
+    """A small MLP of its own for each of P positions: (B, P, C) → (B, P)."""
+
+    def __init__(self, positions: int, channels: int) -> None:
+        super().__init__()
+        sizes = (channels, channels // 2, channels, 1)
+        self.weights = nn.ParameterList()
+        self.biases = nn.ParameterList()
+        for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+            bound = inputs**-0.5  # as in nn.Linear
+            self.weights.append(
+                nn.Parameter(torch.empty(positions, inputs, outputs).uniform_(-bound, bound))
+            )
+            self.biases.append(
+                nn.Parameter(torch.empty(positions, outputs).uniform_(-bound, bound))
+            )
+
+    def forward(self, features: Tensor) -> Tensor:
+        last = len(self.weights) - 1
+        for index, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            features = torch.einsum("bpi,pio->bpo", features, weight) + bias
+            if index < last:
+                features = functional.gelu(features)
+        return features.squeeze(-1)
+
+
+class SCAAENetwork(nn.Module):
+    """The network: volumes (B, 1, X, Y, Z) → reconstructed volumes (B, 1, X, Y, Z).
+
+    Parameters
+    ----------
+    channels : int
+        Even; half of them in each of the two branches (32 as published).
+    shape : tuple of int
+        X, Y, Z.
+    cube : bool
+        Pad to a cube, as published, rather than each side by itself.
+    """
+
+    def __init__(self, channels: int, shape: tuple[int, ...], cube: bool = False) -> None:
+        super().__init__()
+        self.shape = shape
+        self.padded = padded_shape(shape, _STRIDE, cube)
+        self.latent_shape = tuple(side // _STRIDE for side in self.padded)
+        half = channels // 2
+        self.embed = conv3d(1, channels, 5)
+        self.trunk = nn.Sequential(
+            ShortcutBlock(channels, channels), ShortcutBlock(channels, channels)
+        )
+        self.branches = nn.ModuleList(ShortcutBlock(channels, half) for _ in range(2))
+        self.spatial_attention = nn.ModuleList(SpatialAttention(half) for _ in range(2))
+        self.channel_attention = ChannelAttention(channels)
+        self.patches = nn.Conv3d(channels, channels, _PATCH, stride=_PATCH, groups=2)
+        self.tail = nn.Sequential(*(ShortcutBlock(channels, channels) for _ in range(3)))
+        self.halve = nn.Conv3d(channels, channels, 2, stride=2)
+        positions = self.latent_shape[0] * self.latent_shape[1] * self.latent_shape[2]
+        self.position_mlp = PositionMLP(positions, channels)
+        self.unfold = conv3d(1, channels, 5)
+        self.upsampling = nn.Sequential(
+            *(
+                layer
+                for _ in range(3)
+                for layer in (
+                    ResidualBlock(channels, 5, groups=channels),
+                    nn.ConvTranspose3d(channels, channels, 2, stride=2),
+                    nn.GELU(),
+                )
+            ),
+            ResidualBlock(channels, 5),
+            ResidualBlock(channels, 5),
+            nn.ConvTranspose3d(channels, channels, 2, stride=2),
+            nn.GELU(),
+            ResidualBlock(channels, 5),
+        )
+        self.project = nn.Conv3d(channels, 1, 1)
+
+    def attend(self, volumes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Gated features, logits (both (B, C, X, Y, Z)) and channel weights (B, C, 1, 1, 1)."""
+        features = self.trunk(functional.gelu(self.embed(volumes)))
+        halves = [branch(features) for branch in self.branches]
+        logits = [
+            attention(half)
+            for attention, half in zip(self.spatial_attention, halves, strict=True)
+        ]
+        gated = torch.cat(
+            [half * logit.sigmoid() for half, logit in zip(halves, logits, strict=True)], dim=1
+        )
+        weights = self.channel_attention(gated)
+        return gated * weights, torch.cat(logits, dim=1), weights
+
+    def forward(self, volumes: Tensor) -> Tensor:
+        gated, _, _ = self.attend(volumes)
+        features = functional.gelu(self.patches(pad_to(gated, self.padded)))
+        features = functional.gelu(self.halve(self.tail(features)))
+        latent = self.position_mlp(features.flatten(2).transpose(1, 2))
+        features = latent.reshape(-1, 1, *self.latent_shape)
+        features = self.upsampling(functional.gelu(self.unfold(features)))
+        return crop_to(self.project(features), self.shape)
+
+
+class SCAAE(Model):
+    """SCAAE as a model: see :class:`~bids_fbn.models.base.Model`.
+
+    Candidates are the two FBNs of a volume, or its channel maps by the option ``candidates``.
+    """
+
+    name = "scaae"
+    reference = "Liu2024scaae"
+    recipes = {
+        "as-published": Recipe(
+            window=1,
+            channels=32,
+            learning_rate=1e-3,
+            learning_rate_decay=0.9,
+            decay_every=2,
+            epochs=20,
+            batch=12,
+            whole_box=True,
+            cube=True,
+            fixed_threshold=0.55,
+        ),
+        "corrected": Recipe(
+            window=1,
+            channels=32,
+            learning_rate=1e-3,
+            learning_rate_decay=0.9,
+            decay_every=2,
+            epochs=20,
+            batch=12,
+        ),
+        "sloppy": Recipe(window=1, channels=8, learning_rate=2e-3, epochs=2, batch=12, stride=2),
+    }
+
+    def _build(self) -> nn.Module:
+        return SCAAENetwork(self.recipe.channels, self.box_shape, self.recipe.cube)
+
+    @property
+    def n_candidates(self) -> int:
+        return self.recipe.channels if self.candidates == "channels" else 2
+
+    @torch.no_grad()
+    def _candidates(self, batch: Tensor) -> Tensor:
+        _, logits, weights = self.network.attend(batch)
+        maps = self._in_mask(logits.float())
+        if self.candidates == "fbn":
+            weighted = maps * weights.float().flatten(1)[:, :, None]
+            maps = weighted.unflatten(1, (2, -1)).sum(dim=2)
+        if self.recipe.whole_box:
+            low, high = maps.amin(dim=2, keepdim=True), maps.amax(dim=2, keepdim=True)
+            return ((maps - low) / (high - low)) ** 2
+        n_voxels = maps.shape[2]
+        rank = max(1, round(_TAIL * n_voxels))
+        low = maps.kthvalue(rank, dim=2, keepdim=True).values
+        high = maps.kthvalue(n_voxels + 1 - rank, dim=2, keepdim=True).values
+        return maps.clamp(low, high)

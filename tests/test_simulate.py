@@ -1,0 +1,319 @@
+"""The simulated dataset: is it BIDS, is it fMRI, and is its truth true?"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from nilearn.interfaces.fmriprep import load_confounds_strategy
+
+from bids_fbn.errors import InputError
+from bids_fbn.simulate import main, simulate_dataset
+from bids_fbn.simulated_confounds import cosine_basis, dvars
+from bids_fbn.simulated_networks import NO_NETWORK, bold_courses, state_sequence
+from bids_fbn.simulated_noise import framewise_displacement, head_motion, saturation
+
+MOTION = ["trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z"]
+SMALL = {"n_participants": 1, "n_volumes": 100, "resolution": 8.0}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return simulate_dataset(tmp_path_factory.mktemp("noisy") / "data", **SMALL)
+
+
+@pytest.fixture(scope="module")
+def clean_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return simulate_dataset(tmp_path_factory.mktemp("clean") / "data", noise=0, **SMALL)
+
+
+def one(folder: Path, pattern: str) -> Path:
+    (path,) = folder.rglob(pattern)
+    return path
+
+
+def bold_in_mask(folder: Path) -> np.ndarray:
+    mask = nib.load(one(folder, "*_mask.nii.gz")).get_fdata() > 0
+    return nib.load(one(folder, "*_bold.nii.gz")).get_fdata()[mask].T
+
+
+def truth(folder: Path) -> tuple[np.ndarray, pd.DataFrame, pd.DataFrame]:
+    mask = nib.load(one(folder, "*_mask.nii.gz")).get_fdata() > 0
+    maps = nib.load(one(folder, "*_components.nii.gz")).get_fdata()[mask].T
+    courses = pd.read_csv(one(folder, "*_mixing.tsv"), sep="\t")
+    return maps, courses, pd.read_csv(one(folder, "*_states.tsv"), sep="\t")
+
+
+def digests(folder: Path, pattern: str) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.rglob(pattern) if path.is_file()}
+
+
+def assert_valid_bids(folder: Path) -> None:
+    validator = shutil.which("bids-validator-deno") or shutil.which(
+        "bids-validator-deno", path=str(Path(sys.executable).parent)
+    )
+    if validator is None:
+        pytest.skip("bids-validator-deno is not installed")
+    done = subprocess.run(
+        [validator, "--format", "json", str(folder)], capture_output=True, text=True, check=False
+    )
+    issues = json.loads(done.stdout)["issues"]["issues"]
+    errors = [
+        (issue["code"], issue.get("location")) for issue in issues if issue["severity"] == "error"
+    ]
+    assert errors == []
+
+
+def test_the_tree_is_valid_bids(dataset: Path) -> None:
+    assert_valid_bids(dataset)
+
+
+def test_sessions_tasks_and_runs_are_valid_bids(tmp_path: Path) -> None:
+    folder = simulate_dataset(
+        tmp_path / "many",
+        n_participants=1,
+        n_sessions=2,
+        n_runs=2,
+        tasks=("rest", "nback"),
+        n_volumes=20,
+        resolution=10,
+        repetition_time=0.8,
+    )
+    names = {path.name for path in folder.rglob("*_bold.nii.gz")}
+    assert len(names) == 8
+    assert (
+        "sub-01_ses-02_task-nback_run-2_space-MNI152NLin2009cAsym_res-10_desc-preproc_bold.nii.gz"
+        in names
+    )
+    assert_valid_bids(folder)
+
+
+def test_header_and_sidecar_agree(dataset: Path) -> None:
+    image = nib.load(one(dataset, "*_bold.nii.gz"))
+    sidecar = json.loads(one(dataset, "*_bold.json").read_text())
+    assert image.header.get_zooms() == pytest.approx((8, 8, 8, sidecar["RepetitionTime"]))
+    assert image.header.get_xyzt_units() == ("mm", "sec")
+    assert (int(image.header["sform_code"]), int(image.header["qform_code"])) == (4, 4)
+    assert sidecar["TaskName"] == "rest"
+    assert image.shape == (25, 30, 24, 100)
+    assert np.array_equal(image.affine, nib.load(one(dataset, "*_mask.nii.gz")).affine)
+
+
+def test_same_seed_same_bytes_and_participants_do_not_depend_on_their_number(
+    tmp_path: Path,
+) -> None:
+    small = {"n_volumes": 30, "resolution": 10.0}
+    first = simulate_dataset(tmp_path / "a", n_participants=1, **small)
+    second = simulate_dataset(tmp_path / "b", n_participants=2, n_runs=1, **small)
+    other = simulate_dataset(tmp_path / "c", n_participants=1, seed=1, **small)
+    alone = digests(first, "sub-01*")
+    assert len(alone) == 9
+    assert alone == digests(second, "sub-01*")
+    bold = one(first, "*_bold.nii.gz").name
+    assert alone[bold] != digests(other, "sub-01*")[bold]
+    assert not np.array_equal(
+        *(nib.load(path).get_fdata() for path in sorted(second.rglob("*_bold.nii.gz")))
+    )
+
+
+def test_framewise_displacement_follows_from_the_motion_columns(dataset: Path) -> None:
+    confounds = pd.read_csv(one(dataset, "*-confounds_timeseries.tsv"), sep="\t")
+    change = confounds[MOTION].diff().abs()
+    expected = change[MOTION[:3]].sum(axis=1) + 50 * change[MOTION[3:]].sum(axis=1)
+    written = confounds["framewise_displacement"]
+    assert np.isnan(written[0])
+    assert np.allclose(written[1:], expected[1:], atol=1e-7)
+    assert 0.05 < written.median() < 0.2
+    outliers = confounds.filter(like="motion_outlier").to_numpy()
+    assert outliers.shape[1] == (written > 0.5).sum() >= 2
+    assert np.array_equal(outliers.sum(axis=1) == 1, written > 0.5)
+
+
+def test_confounds_table_is_like_fmripreps(dataset: Path) -> None:
+    path = one(dataset, "*-confounds_timeseries.tsv")
+    assert path.read_text().splitlines()[1].count("n/a") > 10
+    confounds = pd.read_csv(path, sep="\t")
+    for column in (*MOTION, "csf", "white_matter", "global_signal"):
+        derivative = confounds[column].diff()[1:]
+        written = confounds[f"{column}_derivative1"]
+        assert np.isnan(written[0])
+        assert np.allclose(written[1:], derivative, atol=1e-3 * confounds[column].std())
+        assert np.allclose(confounds[f"{column}_power2"], confounds[column] ** 2, rtol=1e-6)
+    assert confounds.filter(like="cosine").shape[1] == 3  # 2 · 98 · 2 s / 128 s
+    assert list(confounds.filter(like="non_steady").sum()) == [1, 1]
+    assert (confounds.filter(like="_comp_cor_").iloc[:2] == 0).all(axis=None)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "needs"),
+    [
+        ("simple", {"trans_x", "csf", "white_matter", "cosine00"}),
+        ("scrubbing", {"rot_z_derivative1_power2", "csf_power2", "cosine00"}),
+        ("compcor", {"a_comp_cor_00", "a_comp_cor_04", "cosine00"}),
+    ],
+)
+def test_nilearn_loads_the_confounds(dataset: Path, strategy: str, needs: set[str]) -> None:
+    confounds, kept = load_confounds_strategy(str(one(dataset, "*_bold.nii.gz")), strategy)
+    assert needs <= set(confounds.columns)
+    assert np.isfinite(confounds.to_numpy()).all()
+    assert {0, 1}.isdisjoint(kept)
+    assert (len(kept) == 98) == (strategy != "scrubbing")
+
+
+def test_tissue_columns_carry_the_noise_of_tissues_not_networks(
+    dataset: Path, clean_dataset: Path
+) -> None:
+    column = ["csf", "white_matter"]
+    noisy = pd.read_csv(one(dataset, "*-confounds_timeseries.tsv"), sep="\t")[column][2:]
+    clean = pd.read_csv(one(clean_dataset, "*-confounds_timeseries.tsv"), sep="\t")[column][2:]
+    assert (clean.std() < 0.05 * noisy.std()).all()
+
+
+def test_lstsq_of_the_clean_run_gives_the_true_courses(clean_dataset: Path) -> None:
+    maps, courses, _ = truth(clean_dataset)
+    series = bold_in_mask(clean_dataset)
+    baseline = np.median(series, axis=0)
+    found = np.linalg.lstsq(maps.T, (series / baseline - 1).T, rcond=None)[0].T
+    for number, network in enumerate(courses):
+        assert np.corrcoef(found[:, number], courses[network])[0, 1] > 0.99
+
+
+def test_the_clean_run_is_networks_on_a_baseline(clean_dataset: Path) -> None:
+    maps, courses, _ = truth(clean_dataset)
+    series = bold_in_mask(clean_dataset)
+    settings = json.loads((clean_dataset / "truth" / "simulation.json").read_text())
+    percent = settings["PercentSignalChange"] * courses.to_numpy() @ maps
+    baseline = (series / (1 + percent / 100)).mean(axis=0)
+    assert np.abs(series - baseline * (1 + percent / 100)).max() < 1.1  # one step of int16
+    confounds = pd.read_csv(one(clean_dataset, "*-confounds_timeseries.tsv"), sep="\t")
+    assert (confounds[MOTION] == 0).all(axis=None)
+    assert not [name for name in confounds if "outlier" in name]
+    assert_valid_bids(clean_dataset)
+
+
+def test_networks_show_in_noise(dataset: Path) -> None:
+    """After the usual regression the courses of most networks come back."""
+    from nilearn.signal import clean
+
+    maps, courses, _ = truth(dataset)
+    confounds, kept = load_confounds_strategy(str(one(dataset, "*_bold.nii.gz")), "simple")
+    series = clean(bold_in_mask(dataset), confounds=confounds, sample_mask=kept, t_r=2)
+    expected = clean(courses.to_numpy(), confounds=confounds, sample_mask=kept, t_r=2)
+    found = np.linalg.lstsq(maps.T, series.T, rcond=None)[0].T
+    seen = courses.iloc[kept].max().to_numpy() > 0.5
+    r = [np.corrcoef(found[:, number], expected[:, number])[0, 1] for number in range(10)]
+    assert seen.sum() >= 6
+    assert np.median(np.array(r)[seen]) > 0.8
+
+
+def test_states_follow_from_the_courses(dataset: Path) -> None:
+    _, courses, states = truth(dataset)
+    assert list(states["onset"]) == [2.0 * volume for volume in range(100)]
+    strongest = courses.idxmax(axis=1).where(courses.max(axis=1) >= 0.3, "none")
+    assert (states["bold_state"] == strongest).all()
+
+
+def test_bold_lags_the_neural_state_by_some_seconds(dataset: Path) -> None:
+    _, courses, states = truth(dataset)
+    neural = pd.get_dummies(states["neural_state"]).reindex(columns=courses.columns, fill_value=0)
+    on = neural.to_numpy(dtype=float)
+    lags = range(6)
+    match = [(on[: 100 - lag] * courses.to_numpy()[lag:]).sum() for lag in lags]
+    assert int(np.argmax(match)) * 2.0 in (4.0, 6.0)  # SPM's response peaks at 5 s
+
+
+def test_states_last_as_long_as_asked() -> None:
+    rng = np.random.default_rng(0)
+    states = state_sequence(rng, 1_000_000, 0.1, 10, dwell=20.0)
+    ends = np.flatnonzero(np.diff(states))
+    lengths = np.diff(ends) * 0.1
+    assert lengths.min() >= 8.0 - 1e-9
+    assert lengths.mean() == pytest.approx(20, rel=0.05)
+    share = np.bincount(states + 1, minlength=11) / states.size
+    assert share[NO_NETWORK + 1] == pytest.approx(1 / 11, abs=0.02)  # 0.1 of other visits
+    assert share[1:] == pytest.approx(np.full(10, 1 / 11), abs=0.01)
+
+
+def test_steady_activity_gives_a_course_of_one() -> None:
+    courses = bold_courses(np.ones((40 * 20, 2)), 2.0, 20)
+    assert courses.shape == (40, 2)
+    assert courses[20:] == pytest.approx(1.0, abs=1e-6)
+
+
+def test_motion_spikes_are_a_choice() -> None:
+    for spikes in (True, False):
+        motion = head_motion(np.random.default_rng(0), 200, 2.0, 1.0, spikes)
+        assert (np.nanmax(framewise_displacement(motion)) > 0.5) == spikes
+
+
+def test_rotation_counts_as_an_arc_on_a_sphere_of_50_mm() -> None:
+    motion = np.zeros((3, 6))
+    motion[1] = [0.1, -0.2, 0, 0.01, 0, 0]
+    displacement = framewise_displacement(motion)
+    assert displacement[1:] == pytest.approx([0.8, 0.8])
+
+
+def test_first_volumes_are_brighter() -> None:
+    excess = saturation(5, 2.0, 1.0) - 1
+    assert excess[0] > 0.2
+    assert 0.005 < excess[1] < 0.02
+    assert excess[2] < 0.001
+    assert (saturation(5, 2.0, 0.0) == 1).all()
+
+
+def test_standardised_dvars_of_white_noise_is_one() -> None:
+    series = 1000 + np.random.default_rng(0).standard_normal((200, 500))
+    _, standardised = dvars(series)
+    assert np.nanmean(standardised) == pytest.approx(1, abs=0.02)
+
+
+def test_cosines_are_orthonormal_and_slow() -> None:
+    basis = cosine_basis(200, 2.0)
+    assert basis.shape == (200, 6)
+    assert np.allclose(basis.T @ basis, np.eye(6), atol=1e-12)
+    assert np.allclose(basis.sum(axis=0), 0, atol=1e-12)
+
+
+def test_a_folder_in_use_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    assert main([str(tmp_path), "--resolution", "10"]) == 2
+    assert capsys.readouterr().err == f"{tmp_path}: is not empty; name a new folder\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_every_bad_setting_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        simulate_dataset(tmp_path / "x", n_participants=0, repetition_time=0, tasks=("n-back",))
+    assert [fault.split(":")[0] for fault in caught.value.faults] == [
+        "--participants",
+        "--tasks, --space",
+        "--tr",
+    ]
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("options", [{"noise": 0}, {"repetition_time": 0.2}])
+def test_the_least_of_runs_has_finite_confounds(tmp_path: Path, options: dict[str, float]) -> None:
+    folder = simulate_dataset(
+        tmp_path / "x", n_participants=1, n_volumes=20, resolution=10, **options
+    )
+    for strategy in ("simple", "compcor"):
+        confounds, _ = load_confounds_strategy(str(one(folder, "*_bold.nii.gz")), strategy)
+        assert np.isfinite(confounds.to_numpy()).all()
+
+
+def test_the_command_writes_the_dataset(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "new"
+    arguments = ["--participants", "1", "--volumes", "20", "--tr", "3", "--resolution", "10"]
+    assert main([str(out), *arguments, "--tasks", "rest"]) == 0
+    assert capsys.readouterr().out == f"{out}\n"
+    assert nib.load(one(out, "*_bold.nii.gz")).header.get_zooms()[3] == 3
