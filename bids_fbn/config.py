@@ -7,13 +7,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from bids_fbn.errors import InputError
 
@@ -38,8 +46,6 @@ NUISANCE_COMPONENTS = (
     "compcor",
     "non_steady_state",
 )
-# The file names' `desc-<model>` are these words without hyphens.
-MODEL_NAMES = ("stca", "scaae")
 
 # Results change when these definitions do; raised by hand whenever a change of the code makes
 # the same options give other numbers, so that old and new results are never mixed.
@@ -70,10 +76,7 @@ class DataOptions(_Section):
     def _strip_entity(cls, labels: Any) -> Any:
         if not isinstance(labels, list | tuple):
             return labels
-        return [
-            str(label).removeprefix("sub-").removeprefix("ses-").removeprefix("task-")
-            for label in labels
-        ]
+        return [re.sub(r"^(sub|ses|task|run)-", "", str(label)) for label in labels]
 
 
 class SignalOptions(_Section):
@@ -217,22 +220,28 @@ class Config(_Section):
         """All settings, in the form that ``--config-file`` reads; unset ones are left out."""
         return tomli_w.dumps(_without_none(self.model_dump(mode="json")))
 
-    @property
-    def signal_hash(self) -> str:
-        """Of what changes the cleaned signals."""
+    def signal_hash(self, source: str) -> str:
+        """Of what changes the cleaned signals.
+
+        Parameters
+        ----------
+        source : str
+            Of what and on which grid, as settled by discovery: space, ``res-`` of the input,
+            fingerprint of the grid.
+        """
         return _hash(
             {
                 "version": RESULTS_VERSION,
                 "signal": self.signal.model_dump(mode="json", exclude={"min_time"}),
-                "space": self.data.space,
+                "source": source,
             }
         )
 
-    def model_hash(self, model: str) -> str:
+    def model_hash(self, model: str, source: str) -> str:
         """Of what changes the results of one model: signals, recipe, templates, seed."""
         return _hash(
             {
-                "signal": self.signal_hash,
+                "signal": self.signal_hash(source),
                 "model": model,
                 "options": self.models.model_dump(mode="json", exclude={"model", "weights"}),
                 "weights": sorted(_file_hash(path) for path in self.models.weights),

@@ -11,10 +11,10 @@ of single volumes and from covariance within a window. At its peak a network cha
 2 %.
 
 ======================  ==========================================================
-``simulated_networks``  which network is on, its map, its course
-``simulated_noise``     the head, and everything that is not a network
-``simulated_confounds`` the confounds file
-``simulated_run``       all of it in one run
+``simulation.networks``  which network is on, its map, its course
+``simulation.noise``     the head, and everything that is not a network
+``simulation.confounds`` the confounds file
+``simulation.run``       all of it in one run
 ``simulate``            the dataset, its files, the command
 ======================  ==========================================================
 
@@ -39,9 +39,9 @@ from bids_fbn import __version__
 from bids_fbn.errors import InputError
 from bids_fbn.networks.templates import TemplateSet, load_templates
 from bids_fbn.signal.grid import Grid
-from bids_fbn.simulated_networks import BOLD_STATE_THRESHOLD, N_NETWORKS, own_maps
-from bids_fbn.simulated_noise import Head, mni_head
-from bids_fbn.simulated_run import EFFECT, SimulatedRun, Simulation, simulate_run
+from bids_fbn.simulation.networks import BOLD_STATE_THRESHOLD, N_NETWORKS, own_maps
+from bids_fbn.simulation.noise import Head, mni_head
+from bids_fbn.simulation.run import EFFECT, SimulatedRun, Simulation, simulate_run
 
 __all__ = ["simulate_dataset"]
 

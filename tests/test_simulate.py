@@ -16,9 +16,9 @@ from nilearn.interfaces.fmriprep import load_confounds_strategy
 
 from bids_fbn.errors import InputError
 from bids_fbn.simulate import main, simulate_dataset
-from bids_fbn.simulated_confounds import cosine_basis, dvars
-from bids_fbn.simulated_networks import NO_NETWORK, bold_courses, state_sequence
-from bids_fbn.simulated_noise import framewise_displacement, head_motion, saturation
+from bids_fbn.simulation.confounds import cosine_basis, dvars
+from bids_fbn.simulation.networks import NO_NETWORK, bold_courses, state_sequence
+from bids_fbn.simulation.noise import framewise_displacement, head_motion, saturation
 
 MOTION = ["trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z"]
 SMALL = {"n_participants": 1, "n_volumes": 100, "resolution": 8.0}

@@ -13,7 +13,7 @@ import pytest
 from bids_fbn.errors import InputError
 from bids_fbn.networks.templates import TemplateSet, load_templates, tissue_fraction
 from bids_fbn.signal.grid import Grid, grid_geometry
-from bids_fbn.simulated_noise import mni_head
+from bids_fbn.simulation.noise import mni_head
 
 
 @pytest.fixture(scope="session")

@@ -1,1 +1,1 @@
-"""Everything that knows BIDS: which runs there are, what outputs are called, how they are written."""
+"""All that knows BIDS: which runs there are, what outputs are called, how they are written."""

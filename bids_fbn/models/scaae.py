@@ -128,8 +128,7 @@ class SCAAENetwork(nn.Module):
         features = self.trunk(functional.gelu(self.embed(volumes)))
         halves = [branch(features) for branch in self.branches]
         logits = [
-            attention(half)
-            for attention, half in zip(self.spatial_attention, halves, strict=True)
+            attention(half) for attention, half in zip(self.spatial_attention, halves, strict=True)
         ]
         gated = torch.cat(
             [half * logit.sigmoid() for half, logit in zip(halves, logits, strict=True)], dim=1

@@ -68,9 +68,7 @@ class STCANetwork(nn.Module):
             features = functional.max_pool3d(block(features), 2)
         for block in self.decoder:
             # Said in full because under autocast the interpolation may come back in fp32.
-            features = block(
-                functional.interpolate(features, scale_factor=2, mode="trilinear")
-            )
+            features = block(functional.interpolate(features, scale_factor=2, mode="trilinear"))
         return crop_to(self.mix(functional.gelu(self.project(features))), self.shape)
 
 

@@ -65,8 +65,8 @@ class NuisanceModel:
     regressors : DataFrame (T, R)
         One row for each volume of the run; R may be 0.
     outliers : DataFrame (T, reasons) of int
-        1 where a volume is left out, a column for each reason: ``dummy_scan``,
-        ``framewise_displacement``, ``scrubbing``, ``empty_volume``.
+        1 where a volume is left out, a column for each reason: ``dummy_scan``, ``high_motion``,
+        ``scrubbing``, ``empty_volume``.
     displacement : ndarray (T,) or None
         Framewise displacement, mm; NaN in the first volume.
     """
@@ -144,9 +144,7 @@ def expand_confounds(confounds: pd.DataFrame, repetition_time: float) -> pd.Data
             continue
         columns.setdefault(f"{name}_derivative1", columns[name].diff())
         columns.setdefault(f"{name}_power2", columns[name] ** 2)
-        columns.setdefault(
-            f"{name}_derivative1_power2", columns[f"{name}_derivative1"] ** 2
-        )
+        columns.setdefault(f"{name}_derivative1_power2", columns[f"{name}_derivative1"] ** 2)
     if not any(str(name).startswith("cosine") for name in columns):
         times = np.arange(len(confounds)) * repetition_time
         # The last column of nilearn's is the constant.
@@ -198,7 +196,9 @@ def _load_with_nilearn(
 
     with tempfile.TemporaryDirectory(prefix="bids_fbn-") as folder:
         stem = Path(folder, "sub-1_task-1")
-        confounds.to_csv(f"{stem}_desc-confounds_timeseries.tsv", sep="\t", na_rep="n/a", index=False)
+        confounds.to_csv(
+            f"{stem}_desc-confounds_timeseries.tsv", sep="\t", na_rep="n/a", index=False
+        )
         Path(f"{stem}_desc-confounds_timeseries.json").write_text(json.dumps(metadata))
         try:
             with warnings.catch_warnings():
@@ -268,12 +268,15 @@ def nuisance_model(
                 f"{confounds_path}: neither framewise_displacement nor the six motion parameters, "
                 "which --fd-thresh needs"
             )
-        outliers["framewise_displacement"] = np.nan_to_num(displacement) > options.fd_thresh
+        outliers["high_motion"] = np.nan_to_num(displacement) > options.fd_thresh
     regressors = pd.DataFrame(index=range(n_volumes))
     if confounds is not None and options.nuisance != ("none",):
         assert confounds_path is not None
         regressors, kept = _load_with_nilearn(
-            expand_confounds(confounds, repetition_time), _read_metadata(metadata_path), options, confounds_path
+            expand_confounds(confounds, repetition_time),
+            _read_metadata(metadata_path),
+            options,
+            confounds_path,
         )
         if options.nuisance == ("scrubbing",) and kept is not None:
             outliers["scrubbing"] = ~np.isin(np.arange(n_volumes), kept)

@@ -43,6 +43,16 @@ class Parcels:
     labels: np.ndarray
     source: str
 
+    def save(self, path: Path) -> None:
+        """Write to an ``.npz`` file."""
+        np.savez_compressed(path, labels=self.labels.astype(str), source=np.array(self.source))
+
+    @classmethod
+    def load(cls, path: Path) -> Parcels:
+        """Read what :meth:`save` wrote."""
+        with np.load(path, allow_pickle=False) as stored:
+            return cls(stored["labels"], str(stored["source"]))
+
 
 def _from_templateflow(space: str, **query: Any) -> Path | None:
     """File of a template, from the cache or the network; None where neither has it."""
@@ -114,7 +124,9 @@ def analysis_grid(space: str, resolution: float) -> Grid:
     """
     from nilearn.datasets import load_mni152_brain_mask
 
-    path = _from_templateflow(space, resolution=2, desc="brain", suffix="mask", extension=".nii.gz")
+    path = _from_templateflow(
+        space, resolution=2, desc="brain", suffix="mask", extension=".nii.gz"
+    )
     if path is not None:
         mask_image, source = nib.load(path), f"TemplateFlow: {path.name}"
     else:
@@ -135,9 +147,7 @@ def background_image(space: str) -> tuple[nib.Nifti1Image, str]:
     from nilearn.datasets import load_mni152_template
 
     for query in ({"desc": "brain"}, {"desc": None}):
-        path = _from_templateflow(
-            space, resolution=2, suffix="T1w", extension=".nii.gz", **query
-        )
+        path = _from_templateflow(space, resolution=2, suffix="T1w", extension=".nii.gz", **query)
         if path is not None:
             return nib.load(path), f"TemplateFlow: {path.name}"
     return load_mni152_template(resolution=2), _BUNDLED
@@ -159,7 +169,9 @@ def load_parcels(grid: Grid, reach: float = 20.0) -> Parcels:
     table_path = _from_templateflow(grid.space, extension=".tsv", **query)
     if image_path is not None and table_path is not None:
         table = pd.read_csv(table_path, sep="\t")
-        names = dict(zip(table["index"], table["name"].str.removeprefix("7Networks_"), strict=True))
+        names = dict(
+            zip(table["index"], table["name"].str.removeprefix("7Networks_"), strict=True)
+        )
         index = resample_to_grid(nib.load(image_path), grid, interpolation="nearest").astype(int)
         labels = np.array([names.get(value, "") for value in index], dtype=object)
         return Parcels(labels, f"TemplateFlow: {image_path.name}")
@@ -169,10 +181,7 @@ def load_parcels(grid: Grid, reach: float = 20.0) -> Parcels:
     names_of = [str(label).rsplit(" ", 1)[0] for label in regions.labels]
     distance, nearest = cKDTree(coordinates).query(grid.coordinates)
     labels = np.array(
-        [
-            names_of[i] if d <= reach else ""
-            for d, i in zip(distance, nearest, strict=True)
-        ],
+        [names_of[i] if d <= reach else "" for d, i in zip(distance, nearest, strict=True)],
         dtype=object,
     )
     return Parcels(labels, "Dosenbach et al. (2010), coordinates bundled with nilearn")

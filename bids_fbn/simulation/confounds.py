@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bids_fbn.simulated_noise import FD_OUTLIER_MM, Head, framewise_displacement
+from bids_fbn.simulation.noise import FD_OUTLIER_MM, Head, framewise_displacement
 
 __all__ = ["confounds_table", "cosine_basis", "dvars"]
 

@@ -12,7 +12,7 @@ from scipy.signal import lfilter
 
 from bids_fbn.networks.templates import TemplateSet
 from bids_fbn.signal.grid import Grid
-from bids_fbn.simulated_noise import smooth_fields
+from bids_fbn.simulation.noise import smooth_fields
 
 __all__ = [
     "BOLD_STATE_THRESHOLD",

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bids_fbn.simulated_confounds import confounds_table
-from bids_fbn.simulated_networks import (
+from bids_fbn.simulation.confounds import confounds_table
+from bids_fbn.simulation.networks import (
     HRF_LENGTH,
     bold_courses,
     neural_activity,
     state_sequence,
     strongest_network,
 )
-from bids_fbn.simulated_noise import (
+from bids_fbn.simulation.noise import (
     Head,
     head_motion,
     motion_signal,

@@ -1,0 +1,1 @@
+"""The parts of :mod:`bids_fbn.simulate`: networks, noise, confounds, one run."""
