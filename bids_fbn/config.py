@@ -178,7 +178,7 @@ class Config(_Section):
 
     bids_dir: Path
     output_dir: Path
-    analysis_level: Literal["participant", "group"] = "participant"
+    analysis_level: Literal["participant"] = "participant"
     data: DataOptions = DataOptions()
     signal: SignalOptions = SignalOptions()
     models: ModelOptions = ModelOptions()
@@ -219,6 +219,22 @@ class Config(_Section):
     def to_toml(self) -> str:
         """All settings, in the form that ``--config-file`` reads; unset ones are left out."""
         return tomli_w.dumps(_without_none(self.model_dump(mode="json")))
+
+    def only(self, *sections: str) -> Config:
+        """The same settings in the named sections, defaults elsewhere.
+
+        What is handed to a stage holds what changes its result and nothing else, so that a
+        result is taken up again whenever it may be.
+        """
+        kept: dict[str, Any] = {name: getattr(self, name) for name in sections}
+        if "compute" in kept:
+            kept["compute"] = ComputeOptions(
+                device=self.compute.device,
+                precision=self.compute.precision,
+                omp_nthreads=self.compute.omp_nthreads,
+                random_seed=self.compute.random_seed,
+            )
+        return Config(bids_dir=Path(), output_dir=Path(), **kept)
 
     def signal_hash(self, source: str) -> str:
         """Of what changes the cleaned signals.

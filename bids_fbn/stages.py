@@ -44,7 +44,15 @@ if TYPE_CHECKING:
     from bids_fbn.models.base import Model, Recipe
     from bids_fbn.models.compute import Compute
 
-__all__ = ["analyse", "clean", "fit", "support_rule", "write_networks", "write_signal"]
+__all__ = [
+    "analyse",
+    "clean",
+    "compute_for",
+    "fit",
+    "support_rule",
+    "write_networks",
+    "write_signal",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -150,6 +158,14 @@ def _quality(cleaned: CleanedRun) -> dict[str, tuple[Any, str, str]]:
             "",
         ),
     }
+
+
+def compute_for(config: Config) -> Compute:
+    """The device and precision that a config asks for."""
+    from bids_fbn.models.compute import choose_compute
+
+    options = config.compute
+    return choose_compute(options.device, options.precision, options.omp_nthreads)
 
 
 def fit(
@@ -351,7 +367,7 @@ def write_networks(
     templates = load_templates(config.networks.templates, signals.grid)
     steps = steps_of(signals, facts["Window"], facts["Stride"])
     writer = RunWriter(config.output_dir, run, signals.grid, templates, source)
-    stored = config.output_dir / model_weights_path(model_name, run.subject)
+    stored = config.output_dir / model_weights_path(model_name, run)
     if not config.models.weights:
         copy_file(weights, stored)
         copy_file(weights.with_suffix(".json"), stored.with_suffix(".json"))

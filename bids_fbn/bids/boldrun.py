@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 __all__ = ["PREFIX_ENTITIES", "BoldRun"]
 
@@ -78,3 +80,19 @@ class BoldRun:
         """Folder of its outputs, relative to the output dataset."""
         session = [f"ses-{self.session}"] if self.session else []
         return Path(f"sub-{self.subject}", *session, "func")
+
+    def to_json(self) -> str:
+        """As text, for handing to another process."""
+        return json.dumps(asdict(self), default=str, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> BoldRun:
+        """Inverse of :meth:`to_json`."""
+        values: dict[str, Any] = json.loads(text)
+        for name in _PATHS:
+            if values[name] is not None:
+                values[name] = Path(values[name])
+        return cls(**values)
+
+
+_PATHS = ("bold", "mask", "confounds", "confounds_metadata", "events")

@@ -171,7 +171,7 @@ def run_outputs(
     return paths
 
 
-def model_weights_path(model: str, subject: str | None = None) -> Path:
-    """Weights of a model, relative to the output dataset; shared ones have no participant."""
-    start = f"sub-{subject}_" if subject else ""
+def model_weights_path(model: str, run: BoldRun | None = None) -> Path:
+    """Weights of a model, relative to the output dataset; shared ones name no run."""
+    start = f"{run.prefix}_" if run else ""
     return Path("models", f"{start}desc-{model.replace('-', '')}_model.safetensors")

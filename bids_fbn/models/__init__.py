@@ -9,6 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bids_fbn.errors import InputError
+
 if TYPE_CHECKING:
     from bids_fbn.config import ModelOptions
     from bids_fbn.models.base import Model
@@ -22,7 +24,10 @@ def _model_class(name: str) -> type[Model]:
     from bids_fbn.models.scaae import SCAAE
     from bids_fbn.models.stca import STCA
 
-    return {"stca": STCA, "scaae": SCAAE}[name]
+    classes: dict[str, type[Model]] = {"stca": STCA, "scaae": SCAAE}
+    if name not in classes:
+        raise InputError(f"model {name}: unknown; choose one of {', '.join(classes)}")
+    return classes[name]
 
 
 def create(name: str, options: ModelOptions, grid: Grid) -> Model:
@@ -44,9 +49,13 @@ def load(weights: Path, grid: Grid) -> Model:
     Raises
     ------
     InputError
-        If a file is missing or damaged, or the weights are of another grid.
+        If a file is missing or damaged, or the weights are of another model or grid.
     """
     from bids_fbn.models.card import read_card
 
     card = read_card(weights)
-    return _model_class(card["Model"]).from_card(card, weights, grid)
+    try:
+        model_class = _model_class(card["Model"])
+    except InputError as error:
+        raise InputError(f"{weights}: {error}") from None
+    return model_class.from_card(card, weights, grid)

@@ -111,8 +111,8 @@ def pad_to(features: Tensor, shape: tuple[int, ...]) -> Tensor:
 def crop_to(features: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Inverse of :func:`pad_to`."""
     margins = _margins(shape, tuple(features.shape[2:]))
-    slices = tuple(slice(low, low + side) for (low, _), side in zip(margins, shape, strict=True))
-    return features[(..., *slices)]
+    x, y, z = (slice(low, low + side) for (low, _), side in zip(margins, shape, strict=True))
+    return features[:, :, x, y, z]
 
 
 def count_parameters(module: torch.nn.Module) -> int:

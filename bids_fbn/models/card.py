@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,15 @@ from bids_fbn.signal.grid import Grid
 
 __all__ = ["card_path", "check_grid", "grid_facts", "read_card", "weights_hash"]
 
-_NEEDED = ("Model", "Preset", "Architecture", "Recipe", "Grid", "WeightsSHA256")
+_NEEDED = {
+    "Model": str,
+    "Preset": str,
+    "Architecture": dict,
+    "Recipe": dict,
+    "Grid": dict,
+    "WeightsSHA256": str,
+}
+_NEEDED_OF_GRID = {"Space": str, "ResolutionMM": float, "Voxels": int, "Fingerprint": str}
 
 
 def card_path(weights: Path) -> Path:
@@ -55,12 +64,18 @@ def read_card(weights: Path) -> dict[str, Any]:
         card: dict[str, Any] = json.loads(card_file.read_text())
     except ValueError as error:
         raise InputError(f"{card_file}: not valid JSON: {error}") from None
-    missing = [key for key in _NEEDED if key not in card] if isinstance(card, dict) else _NEEDED
+    missing = _lacking(card, _NEEDED) or _lacking(card["Grid"], _NEEDED_OF_GRID)
     if missing:
         raise InputError(f"{card_file}: not a model card, lacks {', '.join(missing)}")
     if weights_hash(weights) != card["WeightsSHA256"]:
         raise InputError(f"{weights}: not the weights its card was written for; copy both again")
     return card
+
+
+def _lacking(facts: Any, needed: Mapping[str, type]) -> list[str]:
+    if not isinstance(facts, dict):
+        return list(needed)
+    return [key for key, kind in needed.items() if not isinstance(facts.get(key), kind)]
 
 
 def check_grid(card: dict[str, Any], weights: Path, grid: Grid) -> None:

@@ -1,15 +1,19 @@
 """SCAAE, spatial and channel-wise attention autoencoder.
 
-Liu et al., "Spatial-temporal convolutional attention …" line of work; Journal of Neural Engineering
-2024. One volume in, a network for every time step out: no window.
+Liu et al., "Spatial-temporal convolutional attention …" line of work; Journal of Neural
+Engineering 2024. One volume in, a network for every time step out: no window.
 """
 
 from __future__ import annotations
+
+from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bids_fbn.errors import InputError
 from bids_fbn.models.base import Model, Recipe
 from bids_fbn.models.blocks import (
     ChannelAttention,
@@ -28,6 +32,8 @@ _PATCH = 8
 _STRIDE = 16
 # A single voxel decides a minimum or maximum; values beyond this share of either tail are cut.
 _TAIL = 0.001
+# A map without variation becomes 0, not NaN.
+_TINY = 1e-12
 
 
 class ShortcutBlock(nn.Module):
@@ -55,7 +61,7 @@ class PositionMLP(nn.Module):
         sizes = (channels, channels // 2, channels, 1)
         self.weights = nn.ParameterList()
         self.biases = nn.ParameterList()
-        for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+        for inputs, outputs in pairwise(sizes):
             bound = inputs**-0.5  # as in nn.Linear
             self.weights.append(
                 nn.Parameter(torch.empty(positions, inputs, outputs).uniform_(-bound, bound))
@@ -154,7 +160,7 @@ class SCAAE(Model):
 
     name = "scaae"
     reference = "Liu2024scaae"
-    recipes = {
+    recipes: ClassVar[dict[str, Recipe]] = {
         "as-published": Recipe(
             window=1,
             channels=32,
@@ -180,6 +186,10 @@ class SCAAE(Model):
     }
 
     def _build(self) -> nn.Module:
+        if self.recipe.channels % 2:
+            raise InputError(
+                f"--channels {self.recipe.channels}: SCAAE has two branches; choose an even number"
+            )
         return SCAAENetwork(self.recipe.channels, self.box_shape, self.recipe.cube)
 
     @property
@@ -195,7 +205,7 @@ class SCAAE(Model):
             maps = weighted.unflatten(1, (2, -1)).sum(dim=2)
         if self.recipe.whole_box:
             low, high = maps.amin(dim=2, keepdim=True), maps.amax(dim=2, keepdim=True)
-            return ((maps - low) / (high - low)) ** 2
+            return ((maps - low) / (high - low).clamp_min(_TINY)) ** 2
         n_voxels = maps.shape[2]
         rank = max(1, round(_TAIL * n_voxels))
         low = maps.kthvalue(rank, dim=2, keepdim=True).values

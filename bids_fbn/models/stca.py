@@ -1,10 +1,12 @@
 """STCA, spatial-temporal convolutional attention.
 
-Liu et al., ISBI 2023, doi:10.1109/ISBI53787.2023.10230540; NeuroImage 2024. A window of volumes goes
-in as channels; the logits of its spatial attention are the networks of the window.
+Liu et al., ISBI 2023, doi:10.1109/ISBI53787.2023.10230540; NeuroImage 2024. A window of volumes
+goes in as channels; the logits of its spatial attention are the networks of the window.
 """
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -77,7 +79,7 @@ class STCA(Model):
 
     name = "stca"
     reference = "Liu2023stca"
-    recipes = {
+    recipes: ClassVar[dict[str, Recipe]] = {
         # One participant, windows in time order, one epoch: the paper and its released code.
         "as-published": Recipe(
             window=40,
@@ -111,5 +113,6 @@ class STCA(Model):
             # As published: z over the whole box, of which the brain is a fifth.
             mean = logits.mean(dim=(2, 3, 4), keepdim=True)
             spread = logits.std(dim=(2, 3, 4), keepdim=True)
-            logits = (logits - mean) / spread
+            # A map without variation becomes 0, not NaN.
+            logits = (logits - mean) / spread.clamp_min(1e-12)
         return self._in_mask(logits)

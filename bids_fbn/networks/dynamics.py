@@ -40,7 +40,8 @@ class RunNetworks:
         Steps in which the network's own candidate reached the state threshold; where that is 0
         the map is the candidate of the best step, and weak.
     iou, dice, r : ndarray (S, P)
-        Overlap of the best candidate of each step (by IoU) with the template; NaN without a window.
+        Overlap of the best candidate of each step (by IoU) with the template; NaN without a
+        window.
     iou_previous, iou_window_apart : ndarray (S, P)
         IoU of the network's own candidate with that of the step before, and of the step a whole
         window before; NaN where one of them lacks.

@@ -16,7 +16,8 @@ class SupportRule:
     Parameters
     ----------
     threshold : float or None
-        Fixed threshold; None takes as many voxels as the template has.
+        Fixed threshold; None takes as many voxels as the template has, the highest. Voxels that
+        tie for the last places are left out.
     standardize : bool
         z-score each map over the covered voxels first.
     either_sign : bool
@@ -39,9 +40,12 @@ class SupportRule:
 
 def zscore_maps(maps: np.ndarray) -> np.ndarray:
     """z-score each map over its voxels, (…, V); a map without variation becomes 0."""
-    maps = maps - maps.mean(axis=-1, keepdims=True)
-    spread = maps.std(axis=-1, keepdims=True)
-    return np.divide(maps, spread, out=np.zeros_like(maps), where=spread > 1e-12)
+    mean = maps.mean(axis=-1, keepdims=True)
+    centred = maps - mean
+    spread = centred.std(axis=-1, keepdims=True)
+    # What is smaller than the resolution of the numbers is rounding, not variation.
+    varies = spread > np.finfo(centred.dtype).eps * np.abs(mean)
+    return np.divide(centred, spread, out=np.zeros_like(centred), where=varies)
 
 
 def label_voxels(membership: np.ndarray, at_least: float = 0.5) -> np.ndarray:

@@ -32,35 +32,42 @@ class Overlap:
     sign: np.ndarray
 
 
-def _thresholds(maps: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Value of the n-th highest voxel of each map for each size n, (K, P)."""
+def _limits(maps: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What the n highest voxels of each map exceed, for each size n, and how many do; (K, P).
+
+    The limit is the highest value that is not among the n highest. Where it ties with one that is,
+    fewer than n exceed it: choosing between equals would be chance, and choosing those in the
+    template would make any flat map a perfect match.
+    """
     n_voxels = maps.shape[1]
-    ranks = n_voxels - np.clip(sizes, 1, n_voxels)
-    return np.partition(maps, np.unique(ranks), axis=1)[:, ranks]
+    limits = np.full((len(maps), len(sizes)), -np.inf, dtype=maps.dtype)
+    total = np.tile(sizes, (len(maps), 1))
+    last_out = n_voxels - 1 - sizes
+    ordered = np.partition(maps, np.unique(last_out[last_out >= 0]), axis=1)
+    for p, rank in enumerate(last_out):
+        if rank < 0:
+            continue  # all voxels are among the n highest
+        limits[:, p] = ordered[:, rank]
+        among = ordered[:, rank + 1 :]
+        for k in np.flatnonzero((among == limits[:, [p]]).any(axis=1)):
+            total[k, p] = (among[k] > limits[k, p]).sum()
+    return limits, total
 
 
 def _count(
     maps: np.ndarray, supports: np.ndarray, threshold: float | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Voxels of each map's support inside each template, and in all; each (K, P)."""
-    sizes = supports.sum(axis=1)
     if threshold is not None:
         active = (maps > threshold).astype(np.float32)
         total = np.broadcast_to(active.sum(axis=1)[:, None], (len(maps), len(supports)))
         return active @ supports.T.astype(np.float32), total
-    limits = _thresholds(maps, sizes)
-    # A map without variation has no highest voxels.
-    varies = np.ptp(maps, axis=1) > 0
+    limits, total = _limits(maps, supports.sum(axis=1))
     inside = np.stack(
-        [
-            (maps[:, support] >= limits[:, [p]]).sum(axis=1) * varies
-            for p, support in enumerate(supports)
-        ],
+        [(maps[:, support] > limits[:, [p]]).sum(axis=1) for p, support in enumerate(supports)],
         axis=1,
     )
-    # As many voxels as the template has, by definition; ties would make it more.
-    total = np.outer(varies, sizes)
-    return np.minimum(inside, total).astype(np.float32), total.astype(np.float32)
+    return inside.astype(np.float32), total.astype(np.float32)
 
 
 def overlap_with_templates(
@@ -112,10 +119,8 @@ def support_of(values: np.ndarray, rule: SupportRule, size: int) -> np.ndarray:
     """
     if rule.threshold is not None:
         return values > rule.threshold
-    support = np.zeros(len(values), dtype=bool)
-    if np.ptp(values) > 0 and size > 0:
-        support[np.argpartition(values, -size)[-size:]] = True
-    return support
+    limits, _ = _limits(values[None], np.array([size]))
+    return values > limits[0, 0]
 
 
 def support_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -101,7 +102,8 @@ def read_confounds(path: Path, n_volumes: int) -> pd.DataFrame:
     text = [name for name in table.columns if not pd.api.types.is_numeric_dtype(table[name])]
     if text:
         raise RunError(f"{path}: column {text[0]} holds something that is not a number")
-    return table.rename(columns=_modern_name)
+    # Infinity is no value either.
+    return table.rename(columns=_modern_name).replace([np.inf, -np.inf], np.nan)
 
 
 def _modern_name(name: str) -> str:
@@ -117,9 +119,9 @@ def _modern_name(name: str) -> str:
 def framewise_displacement(confounds: pd.DataFrame) -> np.ndarray | None:
     """Framewise displacement, (T,), mm; from its column, or from the motion parameters.
 
-    The definition of Power et al. (2012): the sum of the absolute backward differences of the three
-    translations (mm) and of the three rotations (rad) on a sphere of 50 mm. None where neither
-    the column nor all six parameters exist.
+    The definition of Power et al. (2012): the sum of the absolute backward differences of the
+    three translations (mm) and of the three rotations (rad) on a sphere of 50 mm. None where
+    neither the column nor all six parameters exist.
     """
     if "framewise_displacement" in confounds:
         return confounds["framewise_displacement"].to_numpy(dtype=float)
@@ -166,13 +168,14 @@ def _dummy_scans(confounds: pd.DataFrame | None, n_volumes: int, option: int | s
     return flags
 
 
-def _strategy(options: SignalOptions) -> dict[str, object]:
+def _strategy(options: SignalOptions) -> dict[str, Any]:
     """The arguments of nilearn's ``load_confounds`` for what was asked."""
     from nilearn.interfaces.fmriprep.load_confounds_strategy import preset_strategies
 
     fd_threshold = {"fd_threshold": options.fd_thresh} if options.fd_thresh else {}
     first = options.nuisance[0]
-    if first not in NUISANCE_PRESETS:
+    # "compcor" alone is a preset; beside others it is a component.
+    if len(options.nuisance) > 1 or first not in NUISANCE_PRESETS:
         wanted = [name for name in options.nuisance if name != "non_steady_state"]
         return {"strategy": wanted, "motion": options.motion, **fd_threshold}
     preset = {key: value for key, value in preset_strategies[first].items() if value is not None}
@@ -194,6 +197,10 @@ def _load_with_nilearn(
     """
     from nilearn.interfaces.fmriprep import load_confounds
 
+    strategy = _strategy(options)
+    # fMRIPrep takes the components after a high-pass filter.
+    if "compcor" in strategy["strategy"] and "high_pass" not in strategy["strategy"]:
+        raise RunError(f"{origin}: --nuisance compcor needs high_pass beside it; add high_pass")
     with tempfile.TemporaryDirectory(prefix="bids_fbn-") as folder:
         stem = Path(folder, "sub-1_task-1")
         confounds.to_csv(
@@ -203,9 +210,7 @@ def _load_with_nilearn(
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                regressors, kept = load_confounds(
-                    f"{stem}_desc-preproc_bold.nii.gz", **_strategy(options)
-                )
+                regressors, kept = load_confounds(f"{stem}_desc-preproc_bold.nii.gz", **strategy)
         except (KeyError, ValueError) as error:
             raise RunError(
                 f"{origin}: {_needed(error, confounds)} for --nuisance "
@@ -218,9 +223,10 @@ def _load_with_nilearn(
 
 def _needed(error: KeyError | ValueError, confounds: pd.DataFrame) -> str:
     """What nilearn says is missing, in one line."""
-    if isinstance(error, KeyError):
-        return f"lacks the column {error.args[0]}"
     text = " ".join(str(error).split())
+    if isinstance(error, KeyError):
+        named = re.findall(r"'(\w+)'", text)
+        return f"lacks the columns {', '.join(named) or text}"
     named = re.findall(r"[a-z_]+_?\w*", " ".join(re.findall(r"\[([^\]]*)\]", text)))
     absent = [name for name in dict.fromkeys(named) if name not in confounds.columns]
     return f"lacks the columns {', '.join(absent)}" if absent else f"{text.rstrip('.')}; needed"
@@ -283,7 +289,14 @@ def nuisance_model(
     empty = np.zeros(n_volumes, dtype=int)
     empty[list(empty_volumes)] = 1
     outliers["empty_volume"] = empty
-    return NuisanceModel(regressors, outliers.astype(int), displacement)
+    model = NuisanceModel(regressors, outliers.astype(int), displacement)
+    missing = regressors.columns[regressors.iloc[model.kept].isna().any()]
+    if len(missing):
+        raise RunError(
+            f"{confounds_path}: column {missing[0]} has no value in a volume that is kept; "
+            "choose other --nuisance components"
+        )
+    return model
 
 
 def _read_metadata(path: Path | None) -> dict[str, object]:

@@ -1,8 +1,8 @@
 """Brain mask, background and parcels of a standard space.
 
-TemplateFlow has them for each space; where it cannot give them (nothing cached and no network, or a
-space that it does not hold) the MNI brain that nilearn bundles serves, since all spaces that the app
-accepts share MNI's coordinates. What was used is said in words beside every result.
+TemplateFlow has them for each space; where it cannot give them (nothing cached and no network, or
+a space that it does not hold) the MNI brain that nilearn bundles serves, since all spaces that the
+app accepts share MNI's coordinates. What was used is said in words beside every result.
 """
 
 from __future__ import annotations
@@ -21,7 +21,14 @@ import numpy as np
 
 from bids_fbn.signal.grid import Grid, grid_geometry
 
-__all__ = ["Parcels", "analysis_grid", "background_image", "load_parcels", "resample_to_grid"]
+__all__ = [
+    "Parcels",
+    "analysis_grid",
+    "background_image",
+    "load_image",
+    "load_parcels",
+    "resample_to_grid",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +85,12 @@ def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:120]
 
 
+def load_image(path: Path, keep_file_open: bool = False) -> nib.Nifti1Image:
+    """Open an image of volumes; its voxels stay on disk until they are asked for."""
+    image: Any = nib.load(path, keep_file_open=keep_file_open)  # nibabel's type says less
+    return image
+
+
 def resample_to_grid(
     image: nib.Nifti1Image, grid: Grid, interpolation: str = "linear"
 ) -> np.ndarray:
@@ -128,7 +141,7 @@ def analysis_grid(space: str, resolution: float) -> Grid:
         space, resolution=2, desc="brain", suffix="mask", extension=".nii.gz"
     )
     if path is not None:
-        mask_image, source = nib.load(path), f"TemplateFlow: {path.name}"
+        mask_image, source = load_image(path), f"TemplateFlow: {path.name}"
     else:
         mask_image = load_mni152_brain_mask(resolution=2)
         source = _BUNDLED
@@ -149,7 +162,7 @@ def background_image(space: str) -> tuple[nib.Nifti1Image, str]:
     for query in ({"desc": "brain"}, {"desc": None}):
         path = _from_templateflow(space, resolution=2, suffix="T1w", extension=".nii.gz", **query)
         if path is not None:
-            return nib.load(path), f"TemplateFlow: {path.name}"
+            return load_image(path), f"TemplateFlow: {path.name}"
     return load_mni152_template(resolution=2), _BUNDLED
 
 
@@ -172,7 +185,7 @@ def load_parcels(grid: Grid, reach: float = 20.0) -> Parcels:
         names = dict(
             zip(table["index"], table["name"].str.removeprefix("7Networks_"), strict=True)
         )
-        index = resample_to_grid(nib.load(image_path), grid, interpolation="nearest").astype(int)
+        index = resample_to_grid(load_image(image_path), grid, "nearest").astype(int)
         labels = np.array([names.get(value, "") for value in index], dtype=object)
         return Parcels(labels, f"TemplateFlow: {image_path.name}")
     regions = fetch_coords_dosenbach_2010()

@@ -1,0 +1,36 @@
+# `make demo` and `make test` set up what they need: a virtual environment in .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+
+# The demo's network templates come with nilearn, its models are small: no download, some minutes.
+DEMO_OPTIONS := --model stca scaae --templates seitzman2018 --resolution 8 --sloppy \
+	--nuisance motion wm_csf --fd-thresh 0.5 --device cpu
+
+.PHONY: demo test lint setup clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test,dev]"
+	touch $@
+
+demo: $(READY)
+	rm -rf demo
+	$(BIN)/python -m bids_fbn.simulate demo/input --participants 2 --volumes 300 --seed 1
+	$(BIN)/python run.py demo/input demo/output participant --work-dir demo/work $(DEMO_OPTIONS)
+	@echo "Open this in a browser: file://$(CURDIR)/demo/output/sub-01.html"
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf demo work $(VENV)

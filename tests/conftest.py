@@ -1,0 +1,47 @@
+"""What more than one test needs: simulated runs, small grids, and the folder of real data."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bids_fbn.signal.grid import Grid, grid_geometry
+from bids_fbn.simulate import simulate_dataset
+from bids_fbn.simulation.noise import mni_head
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder of real fMRI that ``FBN_TEST_DATA`` names."""
+    folder = os.environ.get("FBN_TEST_DATA")
+    if not folder:
+        pytest.skip("FBN_TEST_DATA does not name a folder of real data")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One participant at 8 mm, 100 volumes of 2 s, with noise; treat it as read-only."""
+    return simulate_dataset(
+        tmp_path_factory.mktemp("simulated") / "data",
+        n_participants=1,
+        n_volumes=100,
+        resolution=8.0,
+    )
+
+
+@pytest.fixture(scope="session")
+def coarse_grid() -> Grid:
+    """The MNI brain at 8 mm, about 3,500 voxels."""
+    return mni_head(8.0, "MNI152NLin2009cAsym").grid
+
+
+@pytest.fixture(scope="session")
+def ball_grid() -> Grid:
+    """A ball of about 500 voxels of 8 mm, off the middle of a 14 × 13 × 12 box."""
+    affine, _ = grid_geometry(8.0)
+    x, y, z = np.indices((14, 13, 12))
+    return Grid(affine, (x - 6) ** 2 + (y - 7) ** 2 + (z - 5) ** 2 <= 25)
