@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -21,7 +22,7 @@ from bids_fbn.bids.finished import (
     has_signal_results,
     results_of_other_settings,
 )
-from bids_fbn.bids.naming import run_outputs
+from bids_fbn.bids.naming import output_path, run_outputs
 from bids_fbn.bids.writing import update_dataset_description, write_bidsignore, write_text
 from bids_fbn.config import Config
 from bids_fbn.environment import prepare_environment
@@ -431,4 +432,13 @@ def _write_reports(plan: Plan, request: _Request, outcomes: Outcomes) -> None:
 def _write_boilerplate(request: _Request) -> None:
     from bids_fbn.reports.methods import write_citation
 
-    write_citation(request.config.output_dir, request.config, request.templates, request.grid)
+    config = request.config
+    facts = []
+    for run in request.found.runs:
+        for model in config.models.model:
+            path = config.output_dir / output_path(
+                "decomposition", run, resolution=config.signal.resolution, model=model
+            )
+            if path.is_file():
+                facts.append(json.loads(path.read_text()))
+    write_citation(config.output_dir, config, facts)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -655,14 +654,6 @@ def test_nearest_sidecar_is_last(tree: Tree) -> None:
 
 
 # Real data
-
-
-@pytest.fixture
-def real_data() -> Path:
-    folder = os.environ.get("FBN_TEST_DATA")
-    if not folder:
-        pytest.skip("FBN_TEST_DATA does not name a folder of real data")
-    return Path(folder)
 
 
 @pytest.mark.realdata

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from html.parser import HTMLParser
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.image import imread
 
 from bids_fbn.bids.boldrun import BoldRun
 from bids_fbn.bids.outputs import NetworkResults, RunWriter
 from bids_fbn.bids.writing import update_dataset_description
 from bids_fbn.config import Config
 from bids_fbn.networks.dynamics import RunNetworks
-from bids_fbn.networks.maps import Peak
+from bids_fbn.networks.maps import Peak, SupportRule, zscore_maps
 from bids_fbn.networks.overlap import overlap_with_templates
-from bids_fbn.networks.maps import SupportRule, zscore_maps
 from bids_fbn.networks.states import assign_states, summarize_states
 from bids_fbn.networks.templates import TemplateSet
 from bids_fbn.reports import Problem, figures, methods_text, pictures, write_citation, write_report
@@ -190,3 +192,462 @@ class Study:
             {},
         )
         update_dataset_description(self.out, {}, {})
+
+
+NETWORKS = ("DefaultMode", "Visual", "Auditory", "Salience")
+
+
+def _tiny_grid() -> Grid:
+    affine, shape = grid_geometry(20)
+    whole = Grid(affine, np.ones(shape, dtype=bool))
+    inside = np.linalg.norm((whole.coordinates - (0, -18, 10)) / (70, 88, 70), axis=1) < 1
+    return Grid(affine, inside.reshape(shape), SPACE, "a ball")
+
+
+def _quarters(grid: Grid) -> TemplateSet:
+    """One network for each quarter of the brain, cut left from right and front from back."""
+    x, y, _ = grid.coordinates.T
+    quarter = 2 * (x > 0) + (y > -18)
+    supports = quarter == np.arange(4)[:, None]
+    return TemplateSet(
+        "Quarters", NETWORKS, supports.astype(np.float32), supports, "a quarter", "", "test"
+    )
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    grid = _tiny_grid()
+    templates = _quarters(grid)
+    # The real ones are downloads or take seconds to put on a grid.
+    brain = figures.Background(
+        np.full(grid.shape, 0.5, dtype=np.float32),
+        grid.mask.astype(np.float32),
+        grid.affine,
+        "a ball",
+    )
+    monkeypatch.setattr(pictures, "load_templates", lambda name, grid: templates)
+    monkeypatch.setattr(pictures, "load_background", lambda space: brain)
+    return Study(tmp_path / "out", grid, templates)
+
+
+class Page(HTMLParser):
+    """What a page shows and what it loads."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.html = path.read_text(encoding="utf-8")
+        self.loaded: list[str] = []
+        self.ids: list[str] = []
+        self.anchors: list[str] = []
+        self.alts: list[str | None] = []
+        self.cards: dict[str, str] = {}
+        self.open_elements: list[str] = []
+        self._words: list[str] = []
+        self.feed(self.html)
+        assert self.open_elements == []
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self._words).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        if tag not in ("meta", "link", "img", "br"):
+            self.open_elements.append(tag)
+        if tag in ("img", "script", "link", "iframe", "source", "video"):
+            self.loaded += [url for name in ("src", "href") if (url := given.get(name))]
+        if tag == "img":
+            self.alts.append(given.get("alt"))
+        if tag == "a" and (target := given.get("href")):
+            self.anchors.append(target)
+        if name := given.get("id"):
+            self.ids.append(name)
+        if name := given.get("data-network"):
+            self.cards[name] = str(given.get("class"))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open_elements.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if not {"style", "script"} & set(self.open_elements):
+            self._words.append(data)
+
+
+def test_page_names_everything_and_loads_only_what_lies_beside_it(study: Study) -> None:
+    study.add("1", weak=(3,), left_out=(20, 21))
+    study.add("1", "scaae", window=1)
+    study.add("2", n_volumes=50)
+    page = Page(write_report(study.out, "01", config=study.config()))
+
+    for name in NETWORKS:
+        assert name in page.text
+    local = [url for url in page.loaded if not url.startswith("data:")]
+    assert len(local) > 12
+    for url in local:
+        assert not re.match(r"[a-z]+:|//", url), url
+        assert (study.out / url).is_file(), url
+    assert all(page.alts)
+    assert "url(" not in page.html
+    assert "@import" not in page.html
+    # Links go to places of the page or to a DOI; nothing is fetched by following none.
+    for anchor in page.anchors:
+        assert anchor.startswith("https://doi.org/") or anchor[1:] in page.ids, anchor
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_weak_networks_are_shown_and_marked(study: Study) -> None:
+    study.add("1", weak=(1, 3))
+    page = Page(write_report(study.out, "01", config=study.config()))
+    weak = {name for name, classes in page.cards.items() if "weak" in classes.split()}
+    assert set(page.cards) == set(NETWORKS)
+    assert weak == {"Visual", "Salience"}
+    assert page.text.count("not reliably present") == 2
+
+
+def test_search_is_called_a_search(study: Study) -> None:
+    study.add("1")
+    text = Page(write_report(study.out, "01", config=study.config())).text
+    # 51 windows of 8 candidates
+    assert "highest of 408 candidate maps: a search" in text
+    assert "share 90.0% of their volumes" in text
+
+
+def test_problems_stand_at_the_top_with_their_crash_file(study: Study) -> None:
+    study.add("1")
+    crash = study.out / "sub-01" / "log" / "crash-1.txt"
+    crash.parent.mkdir(parents=True)
+    crash.write_text("trace")
+    page = Page(
+        write_report(
+            study.out,
+            "01",
+            config=study.config(),
+            problems=[Problem("sub-01_task-rest_run-2", "cut off <at> volume 3", crash)],
+            skipped=[Problem("sub-01_task-rest_run-3", "40 s left")],
+        )
+    )
+    assert page.ids.index("problems") < page.ids.index("summary")
+    assert "cut off <at> volume 3" in page.text
+    assert "sub-01/log/crash-1.txt" in page.anchors
+    assert "40 s left" in page.text
+
+
+def test_participant_of_whom_every_run_failed_has_a_page(study: Study) -> None:
+    problem = Problem("sub-01_task-rest_run-1", "no signal in any volume")
+    page = Page(write_report(study.out, "01", config=study.config(), problems=[problem]))
+    assert "No run of this participant has results" in page.text
+    assert "no signal in any volume" in page.text
+
+
+def test_run_without_any_state(study: Study) -> None:
+    study.add("1", level=0.2)
+    page = Page(write_report(study.out, "01", config=study.config()))
+    assert "No time step reached the threshold 0.3" in page.text
+    assert 'class="transitions"' not in page.html
+    (run,) = read_participant(study.out, "01")
+    notes = overlap_chart(overlap_of(run.models[0]))["layout"]["annotations"]
+    assert any("no time step reached the threshold 0.3" in note["text"] for note in notes)
+
+
+def test_run_without_a_single_window(study: Study) -> None:
+    # A gap of two volumes in every window of ten.
+    study.add("1", left_out=tuple(v for v in range(60) if v % 6 in (4, 5)), displacement=False)
+    page = Page(write_report(study.out, "01", config=study.config()))
+    assert "0 of 51 steps have a window" in page.text
+    assert "Framewise displacement is not known" in page.text
+    assert "n/a" in page.text
+    assert "NaN" not in page.html.split("<script>")[0]
+
+
+def test_run_that_was_cleaned_but_has_no_model(study: Study) -> None:
+    study.add("1")
+    study.add("2")
+    for path in (study.out / "sub-01" / "func").glob("*run-2_desc-stca_decomposition.json"):
+        path.unlink()
+    page = Page(write_report(study.out, "01", config=study.config()))
+    assert "no model has results for this run" in page.text
+    assert "task-rest run-2" in page.text
+
+
+def test_sessions_and_runs_in_their_order(study: Study) -> None:
+    for run in ("10", "2"):
+        study.add(run, session="a")
+    runs = read_participant(study.out, "01")
+    assert [run.title for run in runs] == ["ses-a task-rest run-2", "ses-a task-rest run-10"]
+    assert all(path.is_file() for run in runs for m in run.models for path in [m.path("iou")])
+
+
+def test_plotly_is_written_once_for_all_pages(study: Study) -> None:
+    study.add("1")
+    study.add("1", subject="02")
+    write_report(study.out, "01", config=study.config())
+    before = (study.out / "figures" / "plotly.min.js").stat().st_mtime_ns
+    write_report(study.out, "02", config=study.config())
+    copies = list(study.out.rglob("plotly*.js"))
+    assert copies == [study.out / "figures" / "plotly.min.js"]
+    assert copies[0].stat().st_mtime_ns == before
+
+
+def test_templates_that_are_gone(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = TemplateSet(
+        "Others",
+        NETWORKS,
+        study.templates.maps,
+        study.templates.supports,
+        "",
+        "",
+        "",
+    )
+    study.add("1")
+    monkeypatch.setattr(pictures, "load_templates", lambda name, grid: other)
+    page = Page(write_report(study.out, "01", config=study.config()))
+    assert "Quarters is not at hand any more" in page.text
+    assert set(page.cards) == set(NETWORKS)
+
+
+def test_charts_are_what_plotly_accepts(study: Study) -> None:
+    graph_objects = pytest.importorskip("plotly.graph_objects")
+    study.add("1", weak=(2,), left_out=(7, 8, 30))
+    (run,) = read_participant(study.out, "01")
+    motion = motion_of(run)
+    assert motion is not None
+    for chart in (
+        overlap_chart(overlap_of(run.models[0])),
+        courses_chart(courses_of(run.models[0])),
+        motion_chart(motion, 0.5),
+    ):
+        graph_objects.Figure(chart)  # raises for a property that plotly does not have
+
+
+def test_gaps_and_visits_follow_the_tables(study: Study) -> None:
+    study.add("1", left_out=(30, 31, 32))
+    (run,) = read_participant(study.out, "01")
+    (results,) = run.models
+    overlap = overlap_of(results)
+    states = results.states.data["state"]
+    # Every step is in one stretch, and visits are those of the metrics table.
+    assert sum(v.steps for v in (*overlap.visits, *overlap.missing)) == len(states)
+    assert sum(v.steps for v in overlap.missing) == np.isnan(overlap.iou[:, 0]).sum() > 0
+    counted = results.state_metrics.data.set_index("state")["visits"]
+    for p, name in enumerate(NETWORKS):
+        assert sum(v.state == p for v in overlap.visits) == counted[name]
+    # The ribbon covers time without a gap or an overlap.
+    edges = sorted((v.start, v.end) for v in (*overlap.visits, *overlap.missing))
+    assert all(a[1] == pytest.approx(b[0]) for a, b in itertools.pairwise(edges))
+
+
+def test_picture_is_coloured_where_the_map_is_high(study: Study) -> None:
+    brain = pictures.load_background(SPACE)
+    template, support = study.templates.maps[3], study.templates.supports[3]
+
+    def colourful(weak: bool) -> float:
+        picture = figures.draw_network(template, template, support, study.grid, brain, weak)
+        pixels = imread(BytesIO(picture.png))[..., :3]
+        # Warm colours alone: the blue outline is drawn for weak networks too.
+        return float((pixels[..., 0] - pixels[..., 2] > 0.4).mean())
+
+    assert colourful(weak=False) > 0.05
+    assert colourful(weak=True) == 0
+    # The last quarter is right (x > 0) and in front (y > −18).
+    x, y, _ = figures.choose_cuts(support, study.grid)
+    assert x > 0
+    assert y > -18
+
+
+def test_every_citation_has_a_reference(study: Study) -> None:
+    for nuisance in (("simple",), ("none",), ("scrubbing",), ("motion", "wm_csf", "compcor")):
+        for templates in ("smith2009", "seitzman2018", "my.nii.gz"):
+            text = methods_text(
+                study.config(
+                    signal={"nuisance": nuisance, "lower_bpf": 0.01, "dummy_scans": 0},
+                    networks={"templates": templates},
+                    models={"model": ("stca", "scaae")},
+                )
+            )
+            entries = references(cited_keys(text))
+            assert {"Liu2023stca", "Liu2024scaae"} <= {entry.key for entry in entries}
+            assert ("Smith2009" in cited_keys(text)) == (templates == "smith2009")
+
+
+def test_methods_say_what_was_done(study: Study) -> None:
+    study.add("1")
+    (run,) = read_participant(study.out, "01")
+    config = study.config(signal={"smoothing": 0, "fd_thresh": 0.4, "nuisance": ("none",)})
+    text = methods_text(config, [run.models[0].facts])
+    assert "without smoothing" in text
+    assert "No nuisance regression" in text
+    assert "over 0.4 mm" in text
+    assert "window of 10 volumes" in text
+    assert "trained on 1 run, the same to which it was then applied" in text
+    assert "4 networks of Quarters" in text
+    assert "no evidence by itself" in text
+
+
+def test_citation_files(study: Study) -> None:
+    markdown, page, bibliography = write_citation(study.out, study.config())
+    text = markdown.read_text()
+    for key in cited_keys(text):
+        assert f"{{{key}," in bibliography.read_text()
+        assert f'id="ref-{key}"' in page.read_text()
+    assert "@" not in re.sub(r"<style>.*?</style>", "", page.read_text(), flags=re.DOTALL)
+
+
+# --- in a browser -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = next(
+        (
+            found
+            for name in ("chromium", "chromium-browser", "google-chrome")
+            if (found := shutil.which(name))
+        ),
+        None,
+    )
+    if path is None:
+        pytest.skip("no Chromium on this machine")
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(
+            executable_path=path,
+            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
+        )
+        yield opened
+        opened.close()
+
+
+@dataclass
+class Opened:
+    """A page in a browser that has no network."""
+
+    page: Any
+    complaints: list[str]
+
+    def visible(self, chart: str) -> dict[str, Any]:
+        """Line → whether it is shown."""
+        script = (
+            "id => Object.fromEntries(document.getElementById(id).querySelector('.plot').data"
+            ".filter(t => t.meta).map(t => [t.legendgroup, t.visible ?? true]))"
+        )
+        shown: dict[str, Any] = self.page.evaluate(script, chart)
+        return shown
+
+    def span(self, chart: str, axis: str = "xaxis") -> list[float]:
+        """Time that a chart shows."""
+        script = (
+            "([id, axis]) => document.getElementById(id).querySelector('.plot').layout[axis].range"
+        )
+        shown: list[float] = self.page.evaluate(script, [chart, axis])
+        return shown
+
+    def ready(self, chart: str) -> None:
+        self.page.locator(f"[id='{chart}']").scroll_into_view_if_needed()
+        self.page.wait_for_selector(f"[id='{chart}'][data-ready]")
+
+
+@pytest.fixture
+def opened(browser: Any, study: Study) -> Iterator[Opened]:
+    study.add("1", weak=(3,), left_out=(20, 21))
+    path = write_report(study.out, "01", config=study.config())
+    context = browser.new_context(viewport={"width": 1366, "height": 900}, offline=True)
+    page = context.new_page()
+    seen = Opened(page, [])
+    page.on(
+        "console",
+        lambda m: seen.complaints.append(m.text) if m.type in ("error", "warning") else None,
+    )
+    page.on("pageerror", lambda error: seen.complaints.append(str(error)))
+    page.on(
+        "request",
+        lambda r: (
+            seen.complaints.append(r.url)
+            if not r.url.startswith(("file:", "data:", "blob:"))
+            else None
+        ),
+    )
+    page.goto(path.as_uri())
+    yield seen
+    context.close()
+
+
+IOU = "sub-01_task-rest_run-1_desc-stca_overlap"
+COURSES = "sub-01_task-rest_run-1_desc-stca_courses"
+MOTION = "sub-01_task-rest_run-1_motion"
+
+
+def test_browser_legend_switches_networks_off(opened: Opened) -> None:
+    opened.ready(IOU)
+    assert set(opened.visible(IOU).values()) == {True}
+    for name in ("DefaultMode", "Auditory"):
+        toggle = opened.page.locator(f"[id='{IOU}'] g.traces", has_text=name)
+        toggle.locator(".legendtoggle").click()
+        opened.page.wait_for_function(
+            "([id, name]) => document.getElementById(id).querySelector('.plot').data"
+            ".find(t => t.legendgroup === name).visible === 'legendonly'",
+            arg=[IOU, name],
+        )
+    assert opened.visible(IOU) == {
+        "DefaultMode": "legendonly",
+        "Visual": True,
+        "Auditory": "legendonly",
+        "Salience": True,
+    }
+    opened.page.locator("button[data-show='present']").click()
+    assert opened.visible(IOU)["Salience"] == "legendonly"
+    assert opened.visible(IOU)["DefaultMode"] is True
+    assert opened.complaints == []
+
+
+def test_browser_offers_no_button_that_sends_data(opened: Opened) -> None:
+    opened.ready(IOU)
+    titles = opened.page.eval_on_selector_all(
+        ".modebar-btn", "buttons => buttons.map(b => b.dataset.title)"
+    )
+    allowed = {"Download plot as a PNG", "Zoom", "Pan", "Zoom in", "Zoom out", "Reset axes"}
+    assert set(titles) == allowed
+
+
+def test_browser_charts_of_a_run_zoom_together(opened: Opened) -> None:
+    opened.ready(IOU)
+    opened.ready(MOTION)
+    opened.page.evaluate(
+        "id => Plotly.relayout(document.getElementById(id).querySelector('.plot'),"
+        " {'xaxis.range': [20, 60]})",
+        IOU,
+    )
+    assert opened.span(IOU, "xaxis2") == [20, 60]
+    assert opened.span(MOTION) == [20, 60]
+    # One that is drawn later takes up what the others show.
+    opened.page.locator("details.lazy summary").click()
+    opened.ready(COURSES)
+    assert opened.span(COURSES) == [20, 60]
+    assert opened.complaints == []
+
+
+def test_browser_without_plotly_shows_pictures(browser: Any, study: Study) -> None:
+    study.add("1")
+    path = write_report(study.out, "01", config=study.config())
+    (study.out / "figures" / "plotly.min.js").unlink()
+    page = browser.new_page()
+    page.goto(path.as_uri())
+    page.wait_for_selector(".no-plotly:not([hidden])")
+    assert page.locator(f"[id='{IOU}'] img.picture").is_visible()
+    page.close()
+
+
+def test_browser_print_opens_what_is_folded(opened: Opened) -> None:
+    opened.page.pdf()
+    assert opened.page.locator("details:not([open])").count() == 0
+    opened.page.emulate_media(media="print")
+    assert opened.page.locator(f"[id='{IOU}'] img.picture").is_visible()
+    assert opened.page.locator(f"[id='{COURSES}'] img.picture").is_visible()
+    assert not opened.page.locator("nav").is_visible()
+
+
+def test_embedded_data_cannot_end_its_element(study: Study) -> None:
+    study.add("1")
+    page = write_report(study.out, "01", config=study.config()).read_text()
+    for block in re.findall(r'<script type="application/json">(.*?)</script>', page, re.DOTALL):
+        assert "<" not in block
+        json.loads(block)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import nibabel as nib
@@ -14,14 +13,6 @@ from bids_fbn.errors import InputError
 from bids_fbn.networks.templates import TemplateSet, load_templates, tissue_fraction
 from bids_fbn.signal.grid import Grid, grid_geometry
 from bids_fbn.simulation.noise import mni_head
-
-
-@pytest.fixture(scope="session")
-def real_data() -> Path:
-    folder = os.environ.get("FBN_TEST_DATA")
-    if not folder:
-        pytest.skip("FBN_TEST_DATA does not name a folder of real data")
-    return Path(folder)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from typing import Any
 
 __all__ = ["output_layout"]
 
-# The entities that pybids' own configurations do not know on files under func. A file, since pybids
+# What pybids' own configurations do not know on files under func. A file, since pybids
 # stores the names of its configurations with the layout.
 _ENTITIES = resources.files("bids_fbn.data") / "pybids_entities.json"
 
@@ -16,8 +16,8 @@ _ENTITIES = resources.files("bids_fbn.data") / "pybids_entities.json"
 def output_layout(root: Path) -> Any:
     """A pybids layout of an output dataset.
 
-    ``stat`` and ``template`` are entities beside pybids' own (``atlas``, ``desc``, ``label``, ``res``,
-    ``segmentation``, …), so that ``layout.get(stat="iou", desc="stca", suffix="timeseries")`` works.
+    ``stat`` and ``template`` are entities beside pybids' own (``atlas``, ``desc``, ``label``,
+    ``res``, ``segmentation``, …): ``layout.get(stat="iou", desc="stca", suffix="timeseries")``.
 
     Parameters
     ----------

@@ -23,9 +23,11 @@ from bids_fbn.errors import RunError
 
 __all__ = [
     "Columns",
+    "copy_file",
     "sidecar_path",
     "update_dataset_description",
     "write_bidsignore",
+    "write_bytes",
     "write_image",
     "write_json",
     "write_table",
@@ -40,7 +42,7 @@ Columns = Mapping[str, Mapping[str, Any]]
 
 
 @contextlib.contextmanager
-def _whole(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
+def _whole(path: Path) -> Iterator[IO[bytes]]:
     """A file that appears under its name only once it is complete.
 
     Raises
@@ -51,7 +53,7 @@ def _whole(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open(mode) as stream:
+        with part.open("wb") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
@@ -71,10 +73,15 @@ def _cannot_write(path: Path, error: OSError) -> RunError:
     return RunError(f"{path}: cannot be written ({error.strerror or error})")
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file."""
+    with _whole(path) as stream:
+        stream.write(content)
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write a text file."""
-    with _whole(path, "w") as stream:
-        stream.write(text)
+    """Write a text file, UTF-8."""
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

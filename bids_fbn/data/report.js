@@ -30,7 +30,10 @@
       Plotly.newPlot(plot, spec.data, spec.layout, {
         responsive: true,
         displaylogo: false,
-        modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+        // A list of what may be there, not of what may not: plotly's own set has a button that
+        // sends the chart to a server.
+        modeBarButtons: [["toImage"], ["zoom2d", "pan2d"], ["zoomIn2d", "zoomOut2d", "resetScale2d"]],
+        plotlyServerURL: "",
         toImageButtonOptions: { filename: figure.id, scale: 2 },
       }).then(() => {
         if (figure.dataset.link) plot.on("plotly_relayout", (change) => follow(figure, change));

@@ -304,7 +304,7 @@ class Model:
                 Recipe(**card["Recipe"]), card["Preset"], grid, card.get("Candidates", "fbn")
             )
             model.network.load_state_dict(load_file(weights))
-        except (SafetensorError, RuntimeError, TypeError, ValueError) as error:
+        except (InputError, SafetensorError, RuntimeError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"{weights}: does not fit its card: {reason}") from None
         model.network.eval()

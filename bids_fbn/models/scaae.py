@@ -1,7 +1,11 @@
 """SCAAE, spatial and channel-wise attention autoencoder.
 
-Liu et al., "Spatial-temporal convolutional attention …" line of work; Journal of Neural
-Engineering 2024. One volume in, a network for every time step out: no window.
+One volume in, networks of that volume out: no window.
+
+Liu Y, Ge E, He M, et al. Discovering dynamic functional brain networks via spatial and
+channel-wise attention. arXiv:2205.09576, 2022. Liu Y, Ge E, He M, et al. Mapping dynamic spatial
+patterns of brain function with spatial-wise attention. Journal of Neural Engineering 21:026005,
+2024.
 """
 
 from __future__ import annotations

@@ -1,7 +1,12 @@
 """STCA, spatial-temporal convolutional attention.
 
-Liu et al., ISBI 2023, doi:10.1109/ISBI53787.2023.10230540; NeuroImage 2024. A window of volumes
-goes in as channels; the logits of its spatial attention are the networks of the window.
+A window of volumes goes in as channels; the logits of its spatial attention are the networks of
+the window.
+
+Liu Y, Ge E, Qiang N, Liu T, Ge B. Spatial-temporal convolutional attention for mapping functional
+brain networks. IEEE ISBI 2023. Liu Y, Ge E, Kang Z, Qiang N, Liu T, Ge B. Spatial-temporal
+convolutional attention for discovering and characterizing functional brain networks in task fMRI.
+NeuroImage 287:120519, 2024.
 """
 
 from __future__ import annotations

@@ -6,17 +6,15 @@ of the time of a plotting library, and nothing on the picture but the brain.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import matplotlib
 import numpy as np
 from matplotlib.colors import Colormap, LinearSegmentedColormap
-from matplotlib.image import imsave
-from scipy.ndimage import binary_erosion, binary_fill_holes, map_coordinates
+from scipy.ndimage import binary_dilation, binary_fill_holes, map_coordinates
 
-from bids_fbn.networks.templates import TemplateSet
+from bids_fbn.reports.raster import encode_png
 from bids_fbn.signal.grid import Grid
 from bids_fbn.signal.standard import background_image
 
@@ -142,8 +140,10 @@ def draw_network(
     outline = None if support is None else grid.scatter(support.astype(np.float32))
     rows = [(grid.scatter(fbn), threshold, max(float(fbn.max()), 2 * threshold))]
     if template is not None and support is not None:
-        low = max(float(template[support].min()), 1e-6)
-        rows.append((grid.scatter(template), low, max(float(template.max()), 1.25 * low)))
+        highest = max(float(template.max()), 1e-6)
+        # The edge of a template of zeros and ones lies half way between its voxels.
+        low = min(max(float(template[support].min()), 1e-6), 0.5 * highest)
+        rows.append((grid.scatter(template), low, highest))
     colours = _WEAK_COLOURS if weak else _MAP_COLOURS
     panels = [
         _join(
@@ -156,7 +156,8 @@ def draw_network(
         for volume, low, high in rows
     ]
     picture = _join(panels, axis=0)
-    return NetworkPicture(_png(picture), cuts, picture.shape[1], picture.shape[0])
+    pixels = np.round(np.clip(picture, 0, 1) * 255).astype(np.uint8)
+    return NetworkPicture(encode_png(pixels, colours=80), cuts, picture.shape[1], picture.shape[0])
 
 
 def _plane(axis: str, cut: float) -> np.ndarray:
@@ -208,7 +209,8 @@ def _panel(
     picture = (1 - alpha) * picture + alpha * colours(shade)[..., :3]
     if outline is not None:
         region = _sample(outline, grid.affine, plane, order=1) >= 0.5
-        picture[region & ~binary_erosion(region)] = _OUTLINE
+        # Around the region, so that even a small one is not covered by its own outline.
+        picture[binary_dilation(region, iterations=2) & ~region] = _OUTLINE
     return picture
 
 
@@ -224,11 +226,3 @@ def _join(pictures: list[np.ndarray], axis: int) -> np.ndarray:
         margins[axis] = (_GAP if number else 0, 0)
         padded.append(np.pad(picture, margins, constant_values=1.0))
     return np.concatenate(padded, axis=axis)
-
-
-def _png(picture: np.ndarray) -> bytes:
-    # 5 bits a channel: less than the eye sees in a thumbnail, and half the bytes.
-    coarse = np.round(np.clip(picture, 0, 1) * 31) / 31
-    stream = io.BytesIO()
-    imsave(stream, (coarse * 255).astype(np.uint8), format="png")
-    return stream.getvalue()

@@ -82,7 +82,9 @@ def overlap_chart(overlap: Overlap, unit: str = "window") -> Chart:
     return {
         "data": traces,
         "layout": _layout(
-            470,
+            490,
+            # Room for plotly's own buttons, which else lie on the legend.
+            margin={"l": 64, "r": 12, "t": 36, "b": 44},
             xaxis=_axis("", anchor="y", matches="x2", showticklabels=False, range=_span(overlap)),
             xaxis2=_axis("seconds from the start of the run", anchor="y2", range=_span(overlap)),
             yaxis=_axis("IoU with the template", domain=[0.24, 1.0], range=_iou_range(overlap)),
@@ -184,6 +186,7 @@ def _notes(overlap: Overlap) -> list[Chart]:
             yref="y",
             y=overlap.threshold,
             yanchor="bottom",
+            bgcolor="rgba(255,255,255,0.8)",
         )
     ]
     middle = {"xref": "paper", "x": 0.5, "yref": "paper"}

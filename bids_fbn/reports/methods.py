@@ -164,9 +164,7 @@ def _censoring(options: SignalOptions) -> str:
         dummies = ""
     moved = ""
     if options.fd_thresh is not None:
-        moved = (
-            f"volumes with a framewise displacement [@Power2012] over {options.fd_thresh:g} mm"
-        )
+        moved = f"volumes with a framewise displacement [@Power2012] over {options.fd_thresh:g} mm"
     elif options.nuisance == ("scrubbing",):
         moved = "volumes marked by nilearn's scrubbing strategy [@Power2012]"
     if not dummies:
@@ -266,7 +264,11 @@ def _comparison(config: Config, done: Sequence[Mapping[str, Any]]) -> str:
             "the  networks", "the networks"
         )
         + (f" [@{key}]" if key else "")
-        + (f"; a voxel belonged to a template by this rule: {template_rule}" if template_rule else "")
+        + (
+            f"; a voxel belonged to a template by this rule: {template_rule}"
+            if template_rule
+            else ""
+        )
         + ".",
         f"The support of a candidate was: {rule}." if rule else "",
         "Overlap is the intersection over union (IoU) of the two supports; the Dice coefficient "
@@ -294,10 +296,10 @@ def _threshold(config: Config, done: Sequence[Mapping[str, Any]]) -> float:
 def _states(config: Config, done: Sequence[Mapping[str, Any]]) -> str:
     return (
         "The state of a time step is the network with the highest IoU, where that is at least "
-        f"{_threshold(config, done):g}, else none [@Liu2022scaae]. Transitions are counted between "
-        "consecutive steps that both have a state. Fractional occupancy is the share of steps "
-        "with a state; a visit is an unbroken stretch in one state, and its length is the dwell "
-        "time; the switching rate counts changes of state per minute of steps with a state; "
+        f"{_threshold(config, done):g}, else none [@Liu2022scaae]. Transitions are counted "
+        "between consecutive steps that both have a state. Fractional occupancy is the share of "
+        "steps with a state; a visit is an unbroken stretch in one state, and its length is the "
+        "dwell time; the switching rate counts changes of state per minute of steps with a state; "
         "entropies (bit) are those of the occupancies and of the rows of the transition matrix, "
         "weighted by departures. Time steps are volumes, or centres of windows of kept volumes; a "
         "step that was left out, or whose window bridges a gap longer than a tenth of itself, is "

@@ -98,7 +98,9 @@ def write_report(
     for run in runs:
         overlaps = {results.label: overlap_of(results) for results in run.models}
         summary.append(summary_row(run, overlaps))
-        views.append({**run_view(run, folder, config), "models": _models(run, overlaps, brains, folder)})
+        views.append(
+            {**run_view(run, folder, config), "models": _models(run, overlaps, brains, folder)}
+        )
     facts = [results.facts for run in runs for results in run.models]
     methods = methods_text(config, facts)
     cited = references(cited_keys(methods))
@@ -139,9 +141,7 @@ def _models(
     brains: BrainFigures,
     folder: FigureFolder,
 ) -> list[dict[str, Any]]:
-    return [
-        model_view(results, overlaps[results.label], brains, folder) for results in run.models
-    ]
+    return [model_view(results, overlaps[results.label], brains, folder) for results in run.models]
 
 
 def _shown(problem: Problem, out: Path) -> dict[str, str]:

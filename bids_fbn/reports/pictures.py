@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import importlib.resources
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bids_fbn.bids.writing import copy_file, write_text
+from bids_fbn.bids.writing import copy_file, write_bytes
 from bids_fbn.config import Config
 from bids_fbn.errors import FBNError
 from bids_fbn.networks.templates import TemplateSet, load_templates
@@ -56,13 +55,7 @@ class FigureFolder:
     def write(self, name: str, content: bytes | str) -> str:
         """Write a figure, whole or not at all; returns its path relative to the page."""
         path = self._folder / name
-        if isinstance(content, str):
-            write_text(self._out / path, content)
-        else:
-            with tempfile.TemporaryDirectory(prefix="bids_fbn-") as scratch:
-                whole = Path(scratch, name)
-                whole.write_bytes(content)
-                copy_file(whole, self._out / path)
+        write_bytes(self._out / path, content.encode() if isinstance(content, str) else content)
         return path.as_posix()
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from bids_fbn.reports.interactive import ROW_HEIGHT
 from bids_fbn.reports.palette import dash_of, network_colour
+from bids_fbn.reports.raster import encode_png
 from bids_fbn.reports.series import Courses, Motion, Overlap
 
 __all__ = ["courses_picture", "loss_picture", "motion_picture", "overlap_picture"]
@@ -19,9 +21,10 @@ _DPI = 110
 
 
 def _png(figure: Figure) -> bytes:
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=_DPI, metadata={"Software": None})
-    return stream.getvalue()
+    figure.set_dpi(_DPI)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return encode_png(np.asarray(canvas.buffer_rgba())[..., :3])
 
 
 def overlap_picture(overlap: Overlap) -> bytes:

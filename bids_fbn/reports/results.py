@@ -144,7 +144,7 @@ class ModelResults:
     @cached_property
     def grid(self) -> Grid:
         """The analysis grid, from the mask that was written."""
-        image = nib.load(self.path("mask"))
+        image: Any = nib.load(self.path("mask"))
         return Grid(
             affine=np.asarray(image.affine),
             mask=np.asanyarray(image.dataobj) > 0,
@@ -153,7 +153,7 @@ class ModelResults:
 
     def maps(self) -> np.ndarray:
         """FBN maps, (P, V), z."""
-        image = nib.load(self.path("components"))
+        image: Any = nib.load(self.path("components"))
         return self.grid.gather(np.asarray(image.dataobj, dtype=np.float32))
 
 
@@ -228,7 +228,9 @@ def read_participant(out: Path, subject: str) -> list[RunResults]:
                 entities=_entities(prefix),
                 quality=_read_table(quality) if quality else None,
                 outliers=_outliers(quality),
-                models=tuple(_read_model(out, prefix, label, path) for label, path in decompositions[prefix]),
+                models=tuple(
+                    _read_model(out, prefix, label, path) for label, path in decompositions[prefix]
+                ),
             )
         )
     return runs

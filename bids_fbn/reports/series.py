@@ -169,9 +169,7 @@ def motion_of(run: RunResults) -> Motion | None:
     if run.outliers is None:
         return None
     data = run.outliers.data
-    reasons = [
-        name for name in data.columns if name not in ("framewise_displacement", "left_out")
-    ]
+    reasons = [name for name in data.columns if name not in ("framewise_displacement", "left_out")]
     seconds = run.repetition_time
     return Motion(
         onset=np.arange(len(data)) * (seconds or 1.0),

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from bids_fbn.data import read_data
 
-__all__ = ["embedded_json", "number", "percent", "render"]
+__all__ = ["embedded_json", "fixed", "number", "percent", "render"]
 
 
 def number(value: Any, digits: int = 3) -> str:
@@ -32,6 +32,17 @@ def number(value: Any, digits: int = 3) -> str:
     if float(value).is_integer():
         return f"{int(value):,}"
     return f"{float(value):.{digits}g}" if abs(value) < 1000 else f"{float(value):,.0f}"
+
+
+def fixed(value: float, decimals: int) -> str:
+    """A number with so many decimals, never a negative zero.
+
+    Examples
+    --------
+    >>> fixed(-0.004, 2), fixed(0.3456, 2)
+    ('0.00', '0.35')
+    """
+    return f"{round(value, decimals) + 0.0:.{decimals}f}"
 
 
 def percent(share: float | None) -> str:

@@ -23,9 +23,9 @@ def transition_graph(
 ) -> str:
     """Draw transitions between states.
 
-    A node is a network, its area the share of steps in that state; a state never visited is a small
-    ring. An arrow goes from state to state in the colour of the one it leaves, as wide as the
-    transition is frequent. Staying in a state (the diagonal) is left out.
+    A node is a network, larger with the share of steps in that state; a state never visited is
+    a small ring. An arrow goes from state to state in the colour of the one it leaves, as wide as
+    the transition is frequent. Staying in a state (the diagonal) is left out.
 
     Parameters
     ----------

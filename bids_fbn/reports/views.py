@@ -6,12 +6,11 @@ chart. Nothing is computed here that is not in the dataset already, but sums and
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from bids_fbn.config import Config
 from bids_fbn.reports.interactive import courses_chart, motion_chart, overlap_chart
@@ -23,45 +22,19 @@ from bids_fbn.reports.printed import (
     motion_picture,
     overlap_picture,
 )
-from bids_fbn.reports.results import ModelResults, RunResults, Table
-from bids_fbn.reports.series import Overlap, courses_of, motion_of, overlap_of
+from bids_fbn.reports.results import ModelResults, RunResults
+from bids_fbn.reports.series import Overlap, courses_of, motion_of
+from bids_fbn.reports.tables import (
+    metrics_table,
+    quality_rows,
+    reasons_left_out,
+    settings_list,
+    states_table,
+)
+from bids_fbn.reports.templating import fixed
 from bids_fbn.reports.transitions import transition_graph
 
 __all__ = ["Chart", "model_view", "run_view", "summary_row"]
-
-# Columns of the table of networks: group → (column, heading).
-_METRIC_GROUPS: Mapping[str, Sequence[tuple[str, str]]] = {
-    "FBN map and template": (
-        ("iou", "IoU"),
-        ("dice", "Dice"),
-        ("r", "r"),
-        ("iou_fixed", "IoU, fixed z"),
-        ("dice_fixed", "Dice, fixed z"),
-    ),
-    "present": (("steps_present", "steps"), ("fraction_present", "share")),
-    "over time": (
-        ("iou_mean", "mean IoU"),
-        ("iou_previous_mean", "with step before"),
-        ("iou_window_apart_mean", "with a window apart"),
-    ),
-    "search, no evidence": (("iou_best_of_all", "best IoU"),),
-    "peak of the map": (
-        ("peak_place", "place"),
-        ("peak_x", "x"),
-        ("peak_y", "y"),
-        ("peak_z", "z"),
-        ("peak_value", "value"),
-    ),
-}
-# Said elsewhere: in the first column, in its mark, and above the table.
-_METRICS_ELSEWHERE = ("network", "weak", "n_candidates")
-_SHARES = ("fraction_present", "fractional_occupancy", "without_state", "coverage")
-_STATE_TILES = (
-    ("without_state", "steps without a state"),
-    ("switching_rate", "changes of state per minute"),
-    ("occupancy_entropy", "entropy of occupancy, bit"),
-    ("transition_entropy", "entropy of transitions, bit"),
-)
 
 
 @dataclass(frozen=True)
@@ -158,24 +131,9 @@ def run_view(run: RunResults, folder: FigureFolder, config: Config) -> dict[str,
         "title": run.title,
         "motion": chart,
         "has_displacement": motion is not None and bool(np.isfinite(motion.displacement).any()),
-        "reasons": [] if run.outliers is None else _reasons(run.outliers),
-        "quality": [] if run.quality is None else _quality_rows(run.quality),
+        "reasons": [] if run.outliers is None else reasons_left_out(run.outliers),
+        "quality": [] if run.quality is None else quality_rows(run.quality),
     }
-
-
-def _reasons(outliers: Table) -> list[tuple[str, int, str]]:
-    return [
-        (name.replace("_", " "), int(outliers.data[name].sum()), outliers.describe(name))
-        for name in outliers.data.columns
-        if name not in ("framewise_displacement", "left_out")
-    ]
-
-
-def _quality_rows(quality: Table) -> list[tuple[str, Any, str]]:
-    return [
-        (str(name), quality.data[name].iloc[0], quality.describe(str(name)))
-        for name in quality.data.columns
-    ]
 
 
 def model_view(
@@ -206,12 +164,12 @@ def model_view(
         "courses": _courses(results, folder, prefix),
         "any_state": bool(overlap.states_seen),
         "transitions": _transitions(results),
-        "metrics": _metrics(results),
+        "metrics": metrics_table(results),
         "n_candidates": _n_candidates(results),
         "overlap_sentence": _overlap_sentence(window, stride),
-        "states": _states(results),
+        "states": states_table(results),
         "loss": _loss(results, folder, prefix),
-        "settings": _settings(results),
+        "settings": settings_list(results),
     }
 
 
@@ -257,9 +215,9 @@ def _cards(results: ModelResults, brains: BrainFigures) -> list[dict[str, Any]]:
                     f"{name}: FBN map above, template below; slices at x {x:g}, y {y:g}, z {z:g} "
                     f"mm. IoU {row['iou']:.2f}." + (" Not reliably present." if weak else "")
                 ),
-                "iou": f"{row['iou']:.2f}",
-                "dice": f"{row['dice']:.2f}",
-                "r": f"{row['r']:.2f}",
+                "iou": fixed(row["iou"], 2),
+                "dice": fixed(row["dice"], 2),
+                "r": fixed(row["r"], 2),
                 "steps": int(row["steps_present"]),
                 "share": row["fraction_present"],
             }
@@ -324,47 +282,6 @@ def _transitions(results: ModelResults) -> dict[str, Any]:
     }
 
 
-def _cell(column: str, value: Any) -> Any:
-    if isinstance(value, str):
-        return value
-    missing = value is None or pd.isna(value)
-    if column in _SHARES:
-        return {"share": None if missing else float(value)}
-    return None if missing else float(value)
-
-
-def _metrics(results: ModelResults) -> dict[str, Any]:
-    table = results.metrics
-    columns = [str(name) for name in table.data.columns]
-    placed = {name for group in _METRIC_GROUPS.values() for name, _ in group}
-    groups = [
-        (title, [(name, heading) for name, heading in group if name in columns])
-        for title, group in _METRIC_GROUPS.items()
-    ]
-    # What a later version writes is shown before it has a place.
-    others = [name for name in columns if name not in placed and name not in _METRICS_ELSEWHERE]
-    if others:
-        groups.append(("other", [(name, name.replace("_", " ")) for name in others]))
-    groups = [(title, group) for title, group in groups if group]
-    shown = [name for _, group in groups for name, _ in group]
-    return {
-        "groups": [(title, len(group)) for title, group in groups],
-        "headings": [
-            (heading, table.describe(name), name) for _, group in groups for name, heading in group
-        ],
-        "rows": [
-            {
-                "name": row["network"],
-                "colour": network_colour(p),
-                "weak": bool(row["weak"]),
-                "cells": [_cell(name, row[name]) for name in shown],
-            }
-            for p, (_, row) in enumerate(table.data.iterrows())
-        ],
-        "definitions": table.definitions,
-    }
-
-
 def _n_candidates(results: ModelResults) -> int | None:
     data = results.metrics.data
     if "n_candidates" not in data or data["n_candidates"].isna().all():
@@ -382,48 +299,10 @@ def _overlap_sentence(window: int, stride: int) -> str:
     if shared == 0:
         return "Neighbouring windows share no volume."
     return (
-        f"Neighbouring windows share {shared:.1%} of their volumes, so IoU with the step before is "
-        "high for anything; only IoU with a window apart, which shares no volume, says whether a "
-        "network stays."
+        f"Neighbouring windows share {shared:.1%} of their volumes, so IoU with the step before "
+        "is high for anything; only IoU with a window apart, which shares no volume, says whether "
+        "a network stays."
     )
-
-
-def _states(results: ModelResults) -> dict[str, Any]:
-    table = results.state_metrics
-    data = table.data.set_index("state")
-    whole = data.loc["all"] if "all" in data.index else None
-    columns = [
-        name
-        for name in data.columns
-        if name not in dict(_STATE_TILES) and not data[name].drop("all", errors="ignore").empty
-    ]
-    headings = {
-        "fractional_occupancy": "occupancy",
-        "dwell_mean": "mean dwell, s",
-        "dwell_median": "median dwell, s",
-    }
-    rows = [
-        {
-            "name": name,
-            "colour": network_colour(p),
-            "cells": [_cell(column, data.loc[name, column]) for column in columns],
-            "visited": bool(data.loc[name, "fractional_occupancy"] > 0),
-        }
-        for p, name in enumerate(results.networks)
-        if name in data.index
-    ]
-    return {
-        "tiles": [
-            (label, _cell(name, whole[name]), table.describe(name))
-            for name, label in _STATE_TILES
-            if whole is not None and name in data.columns
-        ],
-        "headings": [
-            (headings.get(name, name.replace("_", " ")), table.describe(name)) for name in columns
-        ],
-        "rows": rows,
-        "definitions": table.definitions,
-    }
 
 
 def _loss(results: ModelResults, folder: FigureFolder, prefix: str) -> dict[str, str] | None:
@@ -443,49 +322,3 @@ def _loss(results: ModelResults, folder: FigureFolder, prefix: str) -> dict[str,
             f"Loss over {int(steps[-1])} training steps, from {losses[0]:.3g} to {losses[-1]:.3g}"
         ),
     }
-
-
-def _settings(results: ModelResults) -> list[tuple[str, str]]:
-    facts = results.facts
-    training = facts.get("Training") or {}
-    grid = facts.get("Grid") or {}
-    recipe = facts.get("Recipe") or {}
-    weights = facts.get("Weights")
-    rows: list[tuple[str, Any]] = [
-        ("Preset", facts.get("Preset")),
-        ("Recipe", ", ".join(f"{k.replace('_', ' ')} {_plain(v)}" for k, v in recipe.items())),
-        ("Parameters", f"{facts['Parameters']:,}" if facts.get("Parameters") else None),
-        ("Templates", f"{facts['Templates']}: {facts.get('TemplateSource', '')}"),
-        ("Template voxels", facts.get("TemplateRule")),
-        ("Candidate voxels", facts.get("SupportRule")),
-        ("State threshold", f"IoU ≥ {facts['StateThreshold']:g}"),
-        (
-            "Grid",
-            f"{grid.get('Space')}, {grid.get('ResolutionMM')} mm, {grid.get('Voxels'):,} voxels; "
-            f"mask: {grid.get('MaskSource')}"
-            if grid.get("Voxels")
-            else None,
-        ),
-        ("Trained on", ", ".join(training.get("Runs") or [])),
-        ("Training", _where(training.get("Device"), training.get("Precision"))),
-        (
-            "Inference",
-            _where(facts.get("InferenceDevice"), facts.get("InferencePrecision")),
-        ),
-        ("Random seed", training.get("Seed")),
-        ("Weights", ", ".join(weights) if isinstance(weights, list) else weights),
-        ("Weights, sha256", facts.get("WeightsSHA256")),
-        ("Hash of the settings", facts.get("ConfigurationHash")),
-        ("Input", ", ".join(facts.get("Sources") or [])),
-    ]
-    return [(name, str(value)) for name, value in rows if value not in (None, "")]
-
-
-def _where(device: Any, precision: Any) -> str:
-    return ", ".join(str(part) for part in (device, precision) if part)
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:g}" if isinstance(value, float) else str(value)
