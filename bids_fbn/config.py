@@ -19,8 +19,8 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
-    model_validator,
 )
 
 from bids_fbn.errors import InputError
@@ -104,15 +104,18 @@ class SignalOptions(_Section):
                 f"{' '.join(unknown) or 'nothing'} is not one of {', '.join(alone)} (alone), "
                 f"{', '.join(NUISANCE_COMPONENTS)} (any of them)"
             )
+        if "compcor" in nuisance and "high_pass" not in nuisance:
+            # fMRIPrep takes the components after a high-pass filter.
+            raise ValueError("compcor needs high_pass beside it; add high_pass")
         return tuple(dict.fromkeys(nuisance))
 
-    @model_validator(mode="after")
-    def _band(self) -> SignalOptions:
-        if self.lower_bpf and self.upper_bpf and self.lower_bpf >= self.upper_bpf:
-            raise ValueError(
-                f"--lower-bpf {self.lower_bpf} Hz must be below --upper-bpf {self.upper_bpf} Hz"
-            )
-        return self
+    @field_validator("upper_bpf")
+    @classmethod
+    def _band(cls, upper: float | None, info: ValidationInfo) -> float | None:
+        lower = info.data.get("lower_bpf")
+        if lower and upper and lower >= upper:
+            raise ValueError(f"must be above --lower-bpf {lower} Hz")
+        return upper
 
 
 class ModelOptions(_Section):
@@ -128,6 +131,13 @@ class ModelOptions(_Section):
     epochs: int | None = Field(None, ge=1)
     training_stride: int | None = Field(None, ge=1)
     candidates: Literal["fbn", "channels"] = "fbn"
+
+    @field_validator("sloppy")
+    @classmethod
+    def _only_corrected(cls, sloppy: bool, info: ValidationInfo) -> bool:
+        if sloppy and info.data.get("preset") == "as-published":
+            raise ValueError("there is no small form of the published models")
+        return sloppy
 
     @field_validator("model")
     @classmethod
@@ -150,7 +160,7 @@ class NetworkOptions(_Section):
 class ComputeOptions(_Section):
     """With what it is computed. None of it but seed and precision changes results."""
 
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     nprocs: int | None = Field(None, ge=1)
     omp_nthreads: int | None = Field(None, ge=1)
@@ -158,6 +168,13 @@ class ComputeOptions(_Section):
     use_plugin: Path | None = None
     work_dir: Path = Path("work")
     random_seed: int = Field(0, ge=0, lt=2**31)
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, device: str) -> str:
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+            raise ValueError("not one of auto, cpu, cuda, cuda:N")
+        return device
 
 
 class RunOptions(_Section):

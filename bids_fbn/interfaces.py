@@ -138,7 +138,9 @@ class FindNetworks(SimpleInterface):
         configure_worker()
         config = Config.model_validate_json(self.inputs.config)
         folder, results = Path(self.inputs.folder), Path(runtime.cwd)
-        model = models.load(Path(self.inputs.weights), Grid.load(folder / "grid.npz"))
+        model = models.load(
+            Path(self.inputs.weights), Grid.load(folder / "grid.npz"), config.models.candidates
+        )
         facts = stages.analyse(model, folder, config, stages.compute_for(config), results)
         path = results / "facts.json"
         path.write_text(json.dumps(facts))

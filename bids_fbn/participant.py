@@ -24,7 +24,7 @@ from bids_fbn.bids.finished import (
 )
 from bids_fbn.bids.naming import output_path, run_outputs
 from bids_fbn.bids.writing import update_dataset_description, write_bidsignore, write_text
-from bids_fbn.config import Config
+from bids_fbn.config import Config, ModelOptions
 from bids_fbn.environment import prepare_environment
 from bids_fbn.errors import FBNError, InputError
 from bids_fbn.resources import (
@@ -177,8 +177,24 @@ def _folder_faults(config: Config) -> list[str]:
             read_plugin_settings(plugin)
         except InputError as error:
             faults += error.faults
-    if "stca" not in config.models.model and config.models.window is not None:
+    faults += _idle_options(config.models)
+    return faults
+
+
+def _idle_options(options: ModelOptions) -> list[str]:
+    """What was asked for and would change nothing."""
+    faults = []
+    if "stca" not in options.model and options.window is not None:
         faults.append("--window: none of the models asked for uses windows")
+    if "scaae" not in options.model and options.candidates != "fbn":
+        faults.append("--candidates: is about scaae, which is not asked for")
+    if options.weights:
+        for name in ("window", "channels", "epochs", "training_stride"):
+            if getattr(options, name) is not None:
+                option = name.replace("_", "-")
+                faults.append(
+                    f"--{option}: has no effect with --weights, which are trained already"
+                )
     return faults
 
 
@@ -199,7 +215,10 @@ def _device_faults(config: Config) -> list[str]:
         compute = choose_compute(config.compute.device, config.compute.precision)
     except InputError as error:
         return list(error.faults)
-    logger.info("computing on %s, %s", compute.name, compute.precision)
+    no_gpu = config.compute.device == "auto" and compute.device == "cpu"
+    logger.info(
+        "computing on %s%s, %s", compute.name, " (no GPU here)" * no_gpu, compute.precision
+    )
     return []
 
 

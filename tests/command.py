@@ -7,19 +7,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-__all__ = ["SMALL", "app", "environment", "result_files"]
+__all__ = ["SMALL", "TRAINED", "app", "environment", "result_files"]
 
 ROOT = Path(__file__).resolve().parent.parent
 # Small models, templates that need no download, no network looked for.
-SMALL = (
-    "--sloppy",
-    "--epochs=1",
-    "--channels=4",
+TRAINED = (
     "--templates=seitzman2018",
     "--resolution=10",
     "--device=cpu",
     "--min-time=60",
 )
+SMALL = ("--sloppy", "--epochs=1", "--channels=4", *TRAINED)
 
 
 def environment(folder: Path) -> dict[str, str]:

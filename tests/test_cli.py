@@ -34,8 +34,12 @@ def test_memory_has_units() -> None:
 
 def test_all_faults_of_a_command_line_come_at_once() -> None:
     with pytest.raises(InputError) as caught:
-        _config("--model", "stac", "--lower-bpf", "0.1", "--upper-bpf", "0.01", "--device", "gpu")
+        _config(
+            *("--model", "stac", "--lower-bpf", "0.1", "--upper-bpf", "0.01", "--device", "gpu"),
+            *("--nuisance", "motion", "compcor"),
+        )
     text = str(caught.value)
+    assert "add high_pass" in text
     assert "--model" in text
     assert "--upper-bpf" in text
     assert "--device" in text

@@ -241,7 +241,6 @@ def test_without_a_table_nothing_is_known(tmp_path: Path) -> None:
         (lambda t: t.assign(csf=t["csf"].where(t.index != 50)), "wm_csf", "csf"),
         (lambda t: t.assign(csf=t["csf"].where(t.index != 50, np.inf)), "wm_csf", "column csf"),
         (lambda t: t.drop(columns=[*COMPCOR]), "compcor", "compcor"),
-        (lambda t: t, "motion compcor", "add high_pass"),
     ],
 )
 def test_an_unfit_table_is_refused_in_one_line(

@@ -430,7 +430,7 @@ def test_saved_models_come_back(ball_grid: Grid, name: str, tmp_path: Path) -> N
     model = small(name, ball_grid, "channels", epochs=1).fit([signals], CPU)
     weights = tmp_path / "folder" / "weights.safetensors"
     card = model.save(weights)
-    again = models.load(weights, ball_grid)
+    again = models.load(weights, ball_grid, "channels")
     assert_same(all_maps(again, signals), all_maps(model, signals))
     assert again.recipe == model.recipe
     assert again.n_candidates == model.n_candidates

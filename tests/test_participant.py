@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from command import ROOT, SMALL, app, environment, result_files
+from command import ROOT, SMALL, TRAINED, app, environment, result_files
 from read_back import check_output
 
 from bids_fbn.bids.discovery import discover
@@ -171,12 +171,12 @@ def test_weights_of_one_participant_apply_to_another(dataset: Path, output: Path
         "--model=scaae",
         f"--weights={weights}",
         "--nuisance=none",
-        *SMALL,
+        *TRAINED,
     )
     assert done.returncode == 0, done.stderr
     facts = json.loads(next(out.rglob("*_desc-scaae_decomposition.json")).read_text())
     assert facts["Training"]["Runs"] == ["sub-01_task-rest"]
-    done = app(dataset, out, "--model=scaae", f"--weights={weights}", *SMALL, "--resolution=12")
+    done = app(dataset, out, "--model=scaae", f"--weights={weights}", *TRAINED, "--resolution=12")
     assert done.returncode == 2
     assert "at 12 mm" in done.stderr
 

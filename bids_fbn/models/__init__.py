@@ -43,7 +43,7 @@ def create(name: str, options: ModelOptions, grid: Grid) -> Model:
     return _model_class(name).from_options(options, grid)
 
 
-def load(weights: Path, grid: Grid) -> Model:
+def load(weights: Path, grid: Grid, candidates: str = "fbn") -> Model:
     """A trained model from its ``.safetensors`` file and the ``.json`` card beside it.
 
     Raises
@@ -58,4 +58,4 @@ def load(weights: Path, grid: Grid) -> Model:
         model_class = _model_class(card["Model"])
     except InputError as error:
         raise InputError(f"{weights}: {error}") from None
-    return model_class.from_card(card, weights, grid)
+    return model_class.from_card(card, weights, grid, candidates)

@@ -270,7 +270,6 @@ class Model:
         card = {
             "Model": self.name,
             "Preset": self.preset,
-            "Candidates": self.candidates,
             "Architecture": {
                 "Window": self.window,
                 "Channels": self.recipe.channels,
@@ -290,7 +289,9 @@ class Model:
         return card
 
     @classmethod
-    def from_card(cls, card: dict[str, Any], weights: Path, grid: Grid) -> Self:
+    def from_card(
+        cls, card: dict[str, Any], weights: Path, grid: Grid, candidates: str = "fbn"
+    ) -> Self:
         """A trained model from a checked card.
 
         Raises
@@ -300,9 +301,7 @@ class Model:
         """
         check_grid(card, weights, grid)
         try:
-            model = cls(
-                Recipe(**card["Recipe"]), card["Preset"], grid, card.get("Candidates", "fbn")
-            )
+            model = cls(Recipe(**card["Recipe"]), card["Preset"], grid, candidates)
             model.network.load_state_dict(load_file(weights))
         except (InputError, SafetensorError, RuntimeError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]

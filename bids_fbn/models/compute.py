@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import warnings
 from dataclasses import dataclass
@@ -15,8 +14,6 @@ import torch
 from bids_fbn.errors import InputError
 
 __all__ = ["Compute", "choose_compute"]
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -87,8 +84,6 @@ def choose_compute(device: str, precision: str, threads: int | None = None) -> C
         torch.set_num_threads(threads)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        if device == "cpu":
-            logger.info("no GPU here: computing on the CPU")
     if device.startswith("cuda"):
         if not torch.cuda.is_available():
             raise InputError(

@@ -101,7 +101,7 @@ class STCA(Model):
         # Windows one volume apart share 39 of 40 volumes: as many steps over windows further
         # apart see the run several times, in random order.
         "corrected": Recipe(
-            window=40, channels=64, learning_rate=1e-3, epochs=4, batch=1, stride=10
+            window=40, channels=64, learning_rate=1e-3, epochs=10, batch=1, stride=10
         ),
         "sloppy": Recipe(window=20, channels=8, learning_rate=2e-3, epochs=2, batch=2, stride=5),
     }

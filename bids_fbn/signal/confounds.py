@@ -198,9 +198,6 @@ def _load_with_nilearn(
     from nilearn.interfaces.fmriprep import load_confounds
 
     strategy = _strategy(options)
-    # fMRIPrep takes the components after a high-pass filter.
-    if "compcor" in strategy["strategy"] and "high_pass" not in strategy["strategy"]:
-        raise RunError(f"{origin}: --nuisance compcor needs high_pass beside it; add high_pass")
     with tempfile.TemporaryDirectory(prefix="bids_fbn-") as folder:
         stem = Path(folder, "sub-1_task-1")
         confounds.to_csv(

@@ -75,7 +75,7 @@ def _from_templateflow(space: str, **query: Any) -> Path | None:
 
             found = api.get(space, **query)
     except Exception as error:  # templateflow raises bare Exceptions and those of requests
-        logger.info("TemplateFlow has no %s for %s here: %s", words, space, _first_line(error))
+        logger.debug("TemplateFlow has no %s for %s here: %s", words, space, _first_line(error))
         return None
     paths = [found] if isinstance(found, Path | str) else list(found)
     return Path(paths[0]) if len(paths) == 1 else None

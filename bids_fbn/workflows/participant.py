@@ -102,9 +102,11 @@ class Plan:
             "remove_unnecessary_outputs": "false",
             "create_report": "false",
             "hash_method": "timestamp",
-            # A run is a handful of nodes of seconds each; nipype's two seconds would add up.
-            "poll_sleep_duration": "0.1",
         }
+        if self.config.compute.use_plugin is None:
+            # A run is a handful of nodes of seconds each; nipype's two seconds would add up. A
+            # scheduler is not asked that often.
+            workflow.config["execution"]["poll_sleep_duration"] = "0.1"
         return workflow
 
 
