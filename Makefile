@@ -20,7 +20,7 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)
 	rm -rf demo
-	$(BIN)/python -m bids_fbn.simulate demo/input --participants 2 --volumes 300 --seed 1
+	$(BIN)/python -m bids_fbn.simulate demo/input --participants 2 --volumes 240 --noise 0.5 --dwell 40 --seed 1
 	$(BIN)/python run.py demo/input demo/output participant --work-dir demo/work $(DEMO_OPTIONS)
 	@echo "Open this in a browser: file://$(CURDIR)/demo/output/sub-01.html"
 

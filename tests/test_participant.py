@@ -22,6 +22,18 @@ from bids_fbn.bids.writing import sidecar_path
 from bids_fbn.config import Config
 from bids_fbn.simulate import simulate_dataset
 
+OPTIONS = (
+    "--participant-label=01",
+    "--model",
+    "stca",
+    "scaae",
+    "--fd-thresh=0.3",
+    "--nuisance",
+    "motion",
+    "--motion=basic",
+    *SMALL,
+)
+
 
 def _validator() -> str:
     beside = Path(sys.executable).with_name("bids-validator-deno")
@@ -33,7 +45,7 @@ def _validator() -> str:
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two participants, the second with two sessions' worth of room to go wrong."""
+    """Two participants."""
     return simulate_dataset(
         tmp_path_factory.mktemp("input") / "data",
         n_participants=2,
@@ -46,21 +58,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def output(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output of both models on one participant, not to be written to."""
     out = tmp_path_factory.mktemp("output") / "out"
-    done = app(
-        dataset,
-        out,
-        "--participant-label=01",
-        "--model",
-        "stca",
-        "scaae",
-        "--fd-thresh=0.3",
-        "--nuisance",
-        "motion",
-        "--motion=basic",
-        "--save-dynamic-maps",
-        "--save-denoised",
-        *SMALL,
-    )
+    done = app(dataset, out, *OPTIONS, "--save-dynamic-maps", "--save-denoised")
     assert done.returncode == 0, done.stderr
     assert f"report: {out / 'sub-01.html'}" in done.stdout
     return out
@@ -110,19 +108,6 @@ def copied(output: Path, tmp_path: Path) -> Path:
     for name in ("out", "out-work"):
         shutil.copytree(output.parent / name, tmp_path / name)
     return tmp_path / "out"
-
-
-OPTIONS = (
-    "--participant-label=01",
-    "--model",
-    "stca",
-    "scaae",
-    "--fd-thresh=0.3",
-    "--nuisance",
-    "motion",
-    "--motion=basic",
-    *SMALL,
-)
 
 
 def test_finished_results_are_not_made_again(dataset: Path, copied: Path) -> None:

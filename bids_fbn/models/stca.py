@@ -103,7 +103,7 @@ class STCA(Model):
         "corrected": Recipe(
             window=40, channels=64, learning_rate=1e-3, epochs=10, batch=1, stride=10
         ),
-        "sloppy": Recipe(window=20, channels=8, learning_rate=2e-3, epochs=2, batch=2, stride=5),
+        "sloppy": Recipe(window=20, channels=16, learning_rate=5e-3, epochs=4, batch=2, stride=5),
     }
 
     def _build(self) -> nn.Module:
