@@ -7,7 +7,7 @@ READY := $(VENV)/ready
 
 # The demo's network templates come with nilearn, its models are small: no download, some minutes.
 DEMO_OPTIONS := --model stca scaae --templates seitzman2018 --resolution 8 --sloppy \
-	--nuisance motion wm_csf --fd-thresh 0.5 --device cpu
+	--nuisance high_pass wm_csf --fd-thresh 0.5 --device cpu
 
 .PHONY: demo test lint setup clean
 
@@ -20,7 +20,7 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)
 	rm -rf demo
-	$(BIN)/python -m bids_fbn.simulate demo/input --participants 2 --volumes 240 --noise 0.5 --dwell 40 --seed 1
+	$(BIN)/python -m bids_fbn.simulate demo/input --participants 2 --volumes 240 --noise 0.25 --dwell 40 --seed 1
 	$(BIN)/python run.py demo/input demo/output participant --work-dir demo/work $(DEMO_OPTIONS)
 	@echo "Open this in a browser: file://$(CURDIR)/demo/output/sub-01.html"
 

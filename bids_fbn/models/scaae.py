@@ -187,7 +187,7 @@ class SCAAE(Model):
             epochs=6,
             batch=12,
         ),
-        "sloppy": Recipe(window=1, channels=8, learning_rate=2e-3, epochs=3, batch=12),
+        "sloppy": Recipe(window=1, channels=8, learning_rate=5e-3, epochs=4, batch=12),
     }
 
     def _build(self) -> nn.Module:

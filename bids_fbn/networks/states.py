@@ -93,7 +93,8 @@ def transition_counts(states: np.ndarray, n_states: int) -> np.ndarray:
 def _entropy(shares: np.ndarray) -> np.ndarray:
     """Entropy along the last axis, bit."""
     logs = np.log2(shares, out=np.zeros_like(shares), where=shares > 0)
-    return -(shares * logs).sum(axis=-1)
+    # Not −0 where all is in one state.
+    return np.abs((shares * logs).sum(axis=-1))
 
 
 def _visits(states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
