@@ -9,7 +9,7 @@ import shutil
 import sys
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,6 +57,12 @@ class _Request:
     templates: TemplateSet
     weights: dict[str, Path]
     minimum_volumes: int
+
+    @property
+    def subjects(self) -> list[str]:
+        """Participants with a run, good or bad."""
+        bad = {fault.prefix.partition("_")[0].removeprefix("sub-") for fault in self.found.faults}
+        return sorted({run.subject for run in self.found.runs} | bad)
 
     def hashes(self, run: BoldRun) -> tuple[str, dict[str, str]]:
         """Of the settings behind the signals, and behind each model's results."""
@@ -333,7 +339,9 @@ def _to_do(request: _Request) -> list[RunToDo]:
     to_do = []
     for run in request.found.runs:
         signal_hash, model_hashes = request.hashes(run)
-        done_signal = has_signal_results(out, run, config.signal.resolution, signal_hash)
+        done_signal = has_signal_results(
+            out, run, config.signal.resolution, signal_hash, config.networks.save_denoised
+        )
         models = tuple(
             model
             for model in config.models.model
@@ -345,6 +353,7 @@ def _to_do(request: _Request) -> list[RunToDo]:
                 config.signal.resolution,
                 request.templates.name,
                 model_hashes[model],
+                request.templates.networks if config.networks.save_dynamic_maps else (),
             )
         )
         if models or not done_signal:
@@ -375,15 +384,15 @@ def _begin_output(request: _Request) -> None:
     links = {name: path.resolve().as_uri() for name, path in config.data.derivatives.items()}
     links["raw" if links else "preprocessed"] = config.bids_dir.resolve().as_uri()
     _, model_hashes = request.hashes(request.found.runs[0])
+    stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4()}"
     try:
         write_bidsignore(out)
         update_dataset_description(out, links, model_hashes)
+        for subject in request.subjects:
+            folder = out / f"sub-{subject}" / "log" / stamp
+            write_text(folder / "config.toml", config.to_toml())
     except FBNError as error:
         raise InputError(str(error)) from None
-    stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4()}"
-    for subject in {run.subject for run in request.found.runs}:
-        folder = out / f"sub-{subject}" / "log" / stamp
-        write_text(folder / "config.toml", config.to_toml())
     logger.info("bids_fbn %s: %d runs, output in %s", __version__, len(request.found.runs), out)
 
 
@@ -415,9 +424,9 @@ def _as_node(prefix: str) -> str:
     return node_name("", prefix)
 
 
-def _whole(path: Path, save: object) -> None:
+def _whole(path: Path, save: Callable[[Path], None]) -> None:
     part = path.with_name(f"{os.getpid()}-{path.name}")
-    save(part)  # type: ignore[operator]
+    save(part)
     os.replace(part, path)
 
 
@@ -439,7 +448,7 @@ def _write_reports(plan: Plan, request: _Request, outcomes: Outcomes) -> None:
     from bids_fbn.outcomes import run_workflow
     from bids_fbn.workflows.participant import reports_workflow
 
-    subjects = sorted({run.subject for run in request.found.runs})
+    subjects = request.subjects
     logger.info("writing %d reports", len(subjects))
     run_workflow(
         reports_workflow(plan, subjects, outcomes.problems(), outcomes.skipped_by_subject()), plan

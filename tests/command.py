@@ -37,7 +37,7 @@ def app(
         [sys.executable, *map(str, command)],
         capture_output=True,
         text=True,
-        env=environment(out.parent),
+        env=environment(work.parent),
         check=False,
     )
 

@@ -19,7 +19,7 @@ def real_data() -> Path:
     folder = os.environ.get("FBN_TEST_DATA")
     if not folder:
         pytest.skip("FBN_TEST_DATA does not name a folder of real data")
-    return Path(folder)
+    return Path(folder).resolve()
 
 
 @pytest.fixture(scope="session")

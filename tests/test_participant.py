@@ -134,6 +134,20 @@ def test_a_lost_file_is_made_again_with_the_same_content(dataset: Path, copied: 
     assert {name for name in before if before[name] != after.get(name)} == set()
 
 
+def test_what_is_asked_for_later_is_added(dataset: Path, output: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for options in ((), ("--save-dynamic-maps", "--save-denoised")):
+        done = app(dataset, out, "--model=scaae", *OPTIONS[:1], *OPTIONS[4:], *options)
+        assert done.returncode == 0, done.stderr
+        wanted = {
+            name: content
+            for name, content in result_files(output).items()
+            if ("dynamic" in name or "denoised" in name) and "stca" not in name
+        }
+        got = {name: content for name, content in result_files(out).items() if name in wanted}
+        assert got == (wanted if options else {})
+
+
 def test_results_of_other_settings_are_not_mixed_in(dataset: Path, copied: Path) -> None:
     before = result_files(copied)
     done = app(dataset, copied, *OPTIONS, "--smoothing=4")

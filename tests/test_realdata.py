@@ -53,5 +53,6 @@ def test_placeholder_images_are_refused_one_by_one(real_data: Path, tmp_path: Pa
     done = app(tree, tmp_path / "out", "--space=MNI152NLin2009cAsym")
     assert done.returncode == 2  # no run is left
     assert "empty" in done.stderr
-    assert "sub-52_task-rest_space-MNI152NLin2009cAsym_res-2_desc-preproc_bold" in done.stderr
+    assert "sub-01_task-rest_space-MNI152NLin2009cAsym_res-2_desc-preproc_bold" in done.stderr
+    assert "likewise sub-02_task-rest, sub-03_task-rest, sub-52_task-rest" in done.stderr
     assert not list((tmp_path / "out").rglob("*.tsv"))

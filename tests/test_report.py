@@ -455,7 +455,12 @@ def test_picture_is_coloured_where_the_map_is_high(study: Study) -> None:
 
 
 def test_every_citation_has_a_reference(study: Study) -> None:
-    for nuisance in (("simple",), ("none",), ("scrubbing",), ("motion", "wm_csf", "compcor")):
+    for nuisance in (
+        ("simple",),
+        ("none",),
+        ("scrubbing",),
+        ("motion", "wm_csf", "high_pass", "compcor"),
+    ):
         for templates in ("smith2009", "seitzman2018", "my.nii.gz"):
             text = methods_text(
                 study.config(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import multiprocessing
 import os
@@ -70,6 +71,17 @@ def test_a_write_that_fails_leaves_what_was_there(
         write_text(path, "after")
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_process_left_is_removed_and_what_another_writes_is_not(
+    tmp_path: Path,
+) -> None:
+    abandoned, live = tmp_path / ".a.txt.11111111.part", tmp_path / ".a.txt.22222222.part"
+    abandoned.write_text("hal")
+    with live.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        write_text(tmp_path / "a.txt", "whole")
+        assert sorted(path.name for path in tmp_path.iterdir()) == [live.name, "a.txt"]
 
 
 def test_json_has_no_nan(tmp_path: Path) -> None:

@@ -24,22 +24,43 @@ def _all_there(paths: Collection[Path]) -> bool:
     return all(path.is_file() and sidecar_path(path).is_file() for path in paths)
 
 
-def has_signal_results(out: Path, run: BoldRun, resolution: float, config_hash: str) -> bool:
+def has_signal_results(
+    out: Path, run: BoldRun, resolution: float, config_hash: str, denoised: bool = False
+) -> bool:
     """Whether what belongs to a run, whatever the model, is whole and of these settings."""
-    paths = [out / output_path(kind, run, resolution=resolution) for kind in SIGNAL_OUTPUTS]
+    kinds = [*SIGNAL_OUTPUTS, *(["denoised"] if denoised else [])]
+    paths = [out / output_path(kind, run, resolution=resolution) for kind in kinds]
     quality = out / output_path("qc", run, resolution=resolution)
     return _all_there(paths) and _hash_in(sidecar_path(quality)) == config_hash
 
 
 def has_model_results(
-    out: Path, run: BoldRun, model: str, resolution: float, atlas: str, config_hash: str
+    out: Path,
+    run: BoldRun,
+    model: str,
+    resolution: float,
+    atlas: str,
+    config_hash: str,
+    dynamic: Collection[str] = (),
 ) -> bool:
-    """Whether the results of a model on a run are whole and of these settings."""
+    """Whether the results of a model on a run are whole and of these settings.
+
+    Parameters
+    ----------
+    dynamic : collection of str
+        Networks whose maps of every time step were asked for.
+    """
     paths = {
         kind: out / output_path(kind, run, resolution=resolution, model=model, atlas=atlas)
         for kind in MODEL_OUTPUTS
     }
-    return _all_there(paths.values()) and _hash_in(paths["decomposition"]) == config_hash
+    of_steps = [
+        out
+        / output_path("dynamic_components", run, resolution=resolution, model=model, label=label)
+        for label in dynamic
+    ]
+    whole = _all_there([*paths.values(), *of_steps])
+    return whole and _hash_in(paths["decomposition"]) == config_hash
 
 
 def results_of_other_settings(

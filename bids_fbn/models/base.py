@@ -162,7 +162,9 @@ class Model:
     ) -> Self:
         """Train from new weights on runs of one or more participants.
 
-        The same seed, device, precision and number of threads give the same weights.
+        On a CPU the same seed, precision and number of threads give the same weights. On a GPU
+        those of STCA may differ in the last digits: the backward pass of trilinear
+        interpolation adds in no fixed order there.
 
         Raises
         ------
