@@ -299,8 +299,8 @@ def _check_hashes(request: _Request) -> None:
             else "or make them again with --overwrite"
         )
         raise InputError(
-            f"{config.output_dir}: holds results by other settings: {shown}; choose another "
-            f"output folder, {remedy}"
+            f"{config.output_dir}: holds results by other settings (options, templates or brain "
+            f"mask; sub-*/log has them): {shown}; choose another output folder, {remedy}"
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -77,7 +78,7 @@ class Recipe:
     fixed_threshold: float | None = None
 
 
-class Model:
+class Model(ABC):
     """A network with its recipe, on one grid.
 
     Subclasses give `name`, `reference`, `recipes`, :meth:`_build` and :meth:`_candidates`.
@@ -112,12 +113,13 @@ class Model:
         self.training: dict[str, Any] = {}
         self.network = self._build()
 
+    @abstractmethod
     def _build(self) -> nn.Module:
-        raise NotImplementedError
+        """The network, with new weights."""
 
+    @abstractmethod
     def _candidates(self, batch: Tensor) -> Tensor:
         """Windows (B, W, X, Y, Z) → candidate maps (B, K, V)."""
-        raise NotImplementedError
 
     @classmethod
     def from_options(cls, options: ModelOptions, grid: Grid) -> Self:
