@@ -183,6 +183,8 @@ def _folder_faults(config: Config) -> list[str]:
             read_plugin_settings(plugin)
         except InputError as error:
             faults += error.faults
+    if config.run.write_graph and shutil.which("dot") is None:
+        faults.append("--write-graph: needs graphviz, whose command dot is not there; install it")
     faults += _idle_options(config.models)
     return faults
 

@@ -194,6 +194,19 @@ def test_bad_templates_weights_and_plugins_are_named(
         assert word in said
 
 
+def test_a_graph_needs_graphviz(
+    dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    said = _refused(
+        capsys, dataset, tmp_path / "o", "participant", "-w", tmp_path / "w", "--write-graph"
+    )
+    assert "needs graphviz" in said
+
+
 def test_an_unknown_participant_is_refused_with_the_known_ones(
     dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
