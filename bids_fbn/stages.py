@@ -29,6 +29,7 @@ from bids_fbn.bids.naming import model_weights_path
 from bids_fbn.bids.outputs import NetworkResults, RunWriter, denoised_image
 from bids_fbn.bids.writing import copy_file
 from bids_fbn.config import Config
+from bids_fbn.models.card import grid_facts
 from bids_fbn.networks.dynamics import RunNetworks, find_networks, network_courses
 from bids_fbn.networks.maps import SupportRule, find_peaks
 from bids_fbn.networks.overlap import overlap_with_templates
@@ -187,13 +188,12 @@ def fit(
 
 def support_rule(config: Config, recipe: Recipe) -> SupportRule:
     """Which voxels of a candidate count, by what was asked and what the recipe says."""
-    if config.networks.support == "size-matched":
-        return SupportRule()
-    if config.networks.support is not None:
-        return SupportRule(threshold=float(config.networks.support))
-    if recipe.fixed_threshold is None:
-        return SupportRule()
-    return SupportRule(recipe.fixed_threshold, standardize=False, either_sign=False)
+    either_sign = recipe.fixed_threshold is None  # the published rule takes the positive side
+    if config.networks.support not in (None, "size-matched"):
+        return SupportRule(float(config.networks.support), either_sign=either_sign)
+    if config.networks.support is None and recipe.fixed_threshold is not None:
+        return SupportRule(recipe.fixed_threshold, standardize=False, either_sign=False)
+    return SupportRule(either_sign=either_sign)
 
 
 def analyse(
@@ -250,13 +250,7 @@ def analyse(
         "Networks": list(templates.networks),
         "SupportRule": str(rule),
         "StateThreshold": config.networks.state_threshold,
-        "Grid": {
-            "Space": signals.grid.space,
-            "ResolutionMM": signals.grid.resolution,
-            "Voxels": signals.grid.n_voxels,
-            "Fingerprint": signals.grid.fingerprint,
-            "MaskSource": signals.grid.mask_source,
-        },
+        "Grid": grid_facts(signals.grid),
     }
 
 

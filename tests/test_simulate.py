@@ -15,10 +15,11 @@ import pytest
 from nilearn.interfaces.fmriprep import load_confounds_strategy
 
 from bids_fbn.errors import InputError
+from bids_fbn.signal.confounds import cosine_drifts, power_displacement
 from bids_fbn.simulate import main, simulate_dataset
-from bids_fbn.simulation.confounds import cosine_basis, dvars
+from bids_fbn.simulation.confounds import dvars
 from bids_fbn.simulation.networks import NO_NETWORK, bold_courses, state_sequence
-from bids_fbn.simulation.noise import framewise_displacement, head_motion, saturation
+from bids_fbn.simulation.noise import head_motion, saturation
 
 MOTION = ["trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z"]
 SMALL = {"n_participants": 1, "n_volumes": 100, "resolution": 8.0}
@@ -250,13 +251,13 @@ def test_steady_activity_gives_a_course_of_one() -> None:
 def test_motion_spikes_are_a_choice() -> None:
     for spikes in (True, False):
         motion = head_motion(np.random.default_rng(0), 200, 2.0, 1.0, spikes)
-        assert (np.nanmax(framewise_displacement(motion)) > 0.5) == spikes
+        assert (np.nanmax(power_displacement(motion)) > 0.5) == spikes
 
 
 def test_rotation_counts_as_an_arc_on_a_sphere_of_50_mm() -> None:
     motion = np.zeros((3, 6))
     motion[1] = [0.1, -0.2, 0, 0.01, 0, 0]
-    displacement = framewise_displacement(motion)
+    displacement = power_displacement(motion)
     assert displacement[1:] == pytest.approx([0.8, 0.8])
 
 
@@ -275,7 +276,7 @@ def test_standardised_dvars_of_white_noise_is_one() -> None:
 
 
 def test_cosines_are_orthonormal_and_slow() -> None:
-    basis = cosine_basis(200, 2.0)
+    basis = cosine_drifts(200, 2.0)
     assert basis.shape == (200, 6)
     assert np.allclose(basis.T @ basis, np.eye(6), atol=1e-12)
     assert np.allclose(basis.sum(axis=0), 0, atol=1e-12)

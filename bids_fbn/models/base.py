@@ -81,7 +81,7 @@ class Recipe:
 class Model(ABC):
     """A network with its recipe, on one grid.
 
-    Subclasses give `name`, `reference`, `recipes`, :meth:`_build` and :meth:`_candidates`.
+    Subclasses give `name`, `recipes`, :meth:`_build` and :meth:`_candidates`.
 
     Parameters
     ----------
@@ -94,7 +94,6 @@ class Model(ABC):
     """
 
     name: ClassVar[str]
-    reference: ClassVar[str]
     recipes: ClassVar[dict[str, Recipe]]
 
     network: Any

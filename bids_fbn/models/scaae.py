@@ -163,7 +163,6 @@ class SCAAE(Model):
     """
 
     name = "scaae"
-    reference = "Liu2024scaae"
     recipes: ClassVar[dict[str, Recipe]] = {
         "as-published": Recipe(
             window=1,

@@ -83,7 +83,6 @@ class STCA(Model):
     """STCA as a model: see :class:`~bids_fbn.models.base.Model`."""
 
     name = "stca"
-    reference = "Liu2023stca"
     recipes: ClassVar[dict[str, Recipe]] = {
         # One participant, windows in time order, one epoch: the paper and its released code.
         "as-published": Recipe(

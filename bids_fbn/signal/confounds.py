@@ -18,17 +18,20 @@ from bids_fbn.config import NUISANCE_PRESETS, SignalOptions
 from bids_fbn.errors import RunError
 
 __all__ = [
+    "HEAD_RADIUS_MM",
     "NuisanceModel",
+    "cosine_drifts",
     "expand_confounds",
     "framewise_displacement",
     "nuisance_model",
+    "power_displacement",
     "read_confounds",
 ]
 
 _MOTION = ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z")
 _EXPANDED = (*_MOTION, "csf", "white_matter", "global_signal")
 # Radius of the sphere on which rotations become millimetres (Power et al. 2012, section 2.4).
-_HEAD_RADIUS_MM = 50.0
+HEAD_RADIUS_MM = 50.0
 # fMRIPrep's high-pass cut-off.
 _HIGH_PASS_PERIOD_S = 128.0
 
@@ -127,9 +130,25 @@ def framewise_displacement(confounds: pd.DataFrame) -> np.ndarray | None:
         return confounds["framewise_displacement"].to_numpy(dtype=float)
     if not set(_MOTION) <= set(confounds.columns):
         return None
-    parameters = confounds[list(_MOTION)].to_numpy(dtype=float)
-    steps = np.abs(np.diff(parameters, axis=0, prepend=np.nan))
-    return steps[:, :3].sum(axis=1) + _HEAD_RADIUS_MM * steps[:, 3:].sum(axis=1)
+    return power_displacement(confounds[list(_MOTION)].to_numpy(dtype=float))
+
+
+def power_displacement(motion: np.ndarray) -> np.ndarray:
+    """Framewise displacement of motion parameters, (T, 6) in mm and rad → (T,), mm.
+
+    Power et al. 2012, NeuroImage 59:2142, doi:10.1016/j.neuroimage.2011.10.018. NaN for the first
+    volume.
+    """
+    steps = np.abs(np.diff(motion, axis=0, prepend=np.full((1, 6), np.nan)))
+    return steps[:, :3].sum(axis=1) + HEAD_RADIUS_MM * steps[:, 3:].sum(axis=1)
+
+
+def cosine_drifts(n_volumes: int, repetition_time: float) -> np.ndarray:
+    """Discrete cosines with periods of 128 s and longer, without the constant, (T, C)."""
+    from nilearn.signal import create_cosine_drift
+
+    times = np.arange(n_volumes) * repetition_time
+    return create_cosine_drift(1 / _HIGH_PASS_PERIOD_S, times)[:, :-1]
 
 
 def expand_confounds(confounds: pd.DataFrame, repetition_time: float) -> pd.DataFrame:
@@ -138,8 +157,6 @@ def expand_confounds(confounds: pd.DataFrame, repetition_time: float) -> pd.Data
     Backward differences and squares of motion and tissue signals (the first difference is
     missing, NaN, as fMRIPrep has it), and the cosines of a high-pass filter at 128 s.
     """
-    from nilearn.signal import create_cosine_drift
-
     columns = dict(confounds.items())
     for name in _EXPANDED:
         if name not in columns:
@@ -148,10 +165,7 @@ def expand_confounds(confounds: pd.DataFrame, repetition_time: float) -> pd.Data
         columns.setdefault(f"{name}_power2", columns[name] ** 2)
         columns.setdefault(f"{name}_derivative1_power2", columns[f"{name}_derivative1"] ** 2)
     if not any(str(name).startswith("cosine") for name in columns):
-        times = np.arange(len(confounds)) * repetition_time
-        # The last column of nilearn's is the constant.
-        drifts = create_cosine_drift(1 / _HIGH_PASS_PERIOD_S, times)[:, :-1]
-        for index, drift in enumerate(drifts.T):
+        for index, drift in enumerate(cosine_drifts(len(confounds), repetition_time).T):
             columns[f"cosine{index:02d}"] = pd.Series(drift, index=confounds.index)
     return pd.DataFrame(columns)
 

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bids_fbn.simulation.noise import FD_OUTLIER_MM, Head, framewise_displacement
+from bids_fbn.signal.confounds import cosine_drifts, power_displacement
+from bids_fbn.simulation.noise import FD_OUTLIER_MM, Head
 
-__all__ = ["confounds_table", "cosine_basis", "dvars"]
+__all__ = ["confounds_table", "dvars"]
 
 _MOTION_COLUMNS = ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z")
-_HIGH_PASS_PERIOD = 128.0  # s, fMRIPrep's and SPM's
 _TISSUE_SHARE = 0.02  # of the brain, as the mask of a tissue
 _TISSUE_MINIMUM = 10  # voxels
 _COMPONENTS = {"a": 5, "c": 2, "w": 2}
@@ -58,7 +58,7 @@ def confounds_table(
     inside = quiet & head.core
     csf, white = _purest(head.csf, inside), _purest(head.white, inside)
     steady = slice(n_non_steady, None)
-    basis = cosine_basis(len(series) - n_non_steady, repetition_time)
+    basis = cosine_drifts(len(series) - n_non_steady, repetition_time)
     cosines = np.zeros((len(series), basis.shape[1]))
     cosines[steady] = basis
 
@@ -71,7 +71,7 @@ def confounds_table(
     columns["csf_wm"] = series[:, csf | white].mean(axis=1, dtype=np.float64)
     metadata["csf_wm"] = {"Method": "Mean"}
     columns["dvars"], columns["std_dvars"] = dvars(series)
-    displacement = framewise_displacement(motion)
+    displacement = power_displacement(motion)
     columns["framewise_displacement"] = displacement
 
     for prefix, voxels in (("a", csf | white), ("c", csf), ("w", white)):
@@ -92,16 +92,6 @@ def confounds_table(
     for number, volume in enumerate(outliers):
         columns[f"motion_outlier{number:02d}"] = _one_hot(int(volume), len(series))
     return pd.DataFrame(columns), metadata
-
-
-def cosine_basis(n_volumes: int, repetition_time: float) -> np.ndarray:
-    """Discrete cosines with periods of 128 s and longer, without the constant, (T, C).
-
-    As many as SPM takes: floor(2 · T · TR / 128 s).
-    """
-    n_cosines = int(2 * n_volumes * repetition_time / _HIGH_PASS_PERIOD)
-    phase = np.pi * (np.arange(n_volumes) + 0.5) / n_volumes
-    return np.cos(np.outer(phase, np.arange(1, n_cosines + 1))) * np.sqrt(2 / n_volumes)
 
 
 def dvars(series: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -16,12 +16,12 @@ from scipy.ndimage import binary_erosion, gaussian_filter, gaussian_filter1d
 from scipy.signal import lfilter
 
 from bids_fbn.networks.templates import tissue_fraction
+from bids_fbn.signal.confounds import HEAD_RADIUS_MM, power_displacement
 from bids_fbn.signal.grid import Grid, grid_geometry
 
 __all__ = [
     "FD_OUTLIER_MM",
     "Head",
-    "framewise_displacement",
     "head_motion",
     "mni_head",
     "motion_signal",
@@ -53,7 +53,6 @@ _SETTLING_TIME = 100.0  # s, after which the walk forgets where it was
 _SPIKE_SHARE = 0.02  # of the volumes
 _SPIKE_FD_MM = (0.7, 1.8)
 # Power et al. 2012, NeuroImage 59:2142: radius of the sphere that turns rotations into mm.
-_HEAD_RADIUS_MM = 50.0
 FD_OUTLIER_MM = 0.5  # fMRIPrep's default --fd-spike-threshold
 _RESIDUAL_MOTION = 0.2  # part of the effect of a displacement that realignment leaves behind
 _SPIN_HISTORY = -1.0  # percent per mm of framewise displacement, in outlying volumes
@@ -185,34 +184,12 @@ def head_motion(
         at = rng.choice(np.arange(n_volumes // 5, n_volumes - 1), n_spikes, replace=False)
         for number, volume in enumerate(at):
             share = rng.dirichlet(np.ones(6)) * rng.choice([-1, 1], 6)
-            share[3:] /= _HEAD_RADIUS_MM
+            share[3:] /= HEAD_RADIUS_MM
             jump = rng.uniform(*_SPIKE_FD_MM) * share
             end = n_volumes if number % 2 else volume + 1
             motion[volume:end] += jump
     # fMRIPrep writes as many; rounded here, so that everything derived agrees with the file.
     return np.round(noise * motion, 6) + 0.0  # no negative zeros
-
-
-def framewise_displacement(motion: np.ndarray) -> np.ndarray:
-    """Framewise displacement, mm.
-
-    Sum of the absolute changes of the six parameters, rotations as arcs on a sphere of 50 mm:
-    Power et al. 2012, NeuroImage 59:2142, doi:10.1016/j.neuroimage.2011.10.018.
-
-    Parameters
-    ----------
-    motion : ndarray (T, 6)
-        mm and rad.
-
-    Returns
-    -------
-    ndarray (T,)
-        NaN for the first volume.
-    """
-    change = np.abs(np.diff(motion, axis=0))
-    return np.concatenate(
-        [[np.nan], change[:, :3].sum(1) + _HEAD_RADIUS_MM * change[:, 3:].sum(1)]
-    )
 
 
 def motion_signal(head: Head, motion: np.ndarray) -> np.ndarray:
@@ -238,7 +215,7 @@ def motion_signal(head: Head, motion: np.ndarray) -> np.ndarray:
     # (rotation × position) · gradient = rotation · (position × gradient)
     torque = np.cross(grid.coordinates, gradient)
     per_unit = -100 * _RESIDUAL_MOTION * np.hstack([gradient, torque]).T / head.baseline
-    displacement = np.nan_to_num(framewise_displacement(motion))
+    displacement = np.nan_to_num(power_displacement(motion))
     history = _SPIN_HISTORY * np.where(displacement > FD_OUTLIER_MM, displacement, 0)
     return (motion @ per_unit + history[:, None]).astype(np.float32)
 
