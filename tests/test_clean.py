@@ -158,6 +158,25 @@ def test_with_nothing_left_out_it_is_nilearns_cleaning(
         assert np.allclose(signals, expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("left_out", [[], [3, 50, 51, 52, 99]])
+def test_regressors_that_say_the_same_take_nothing_more(
+    tmp_path: Path, data: np.ndarray, regressors: np.ndarray, left_out: list[int]
+) -> None:
+    redundant = np.column_stack(
+        [regressors, regressors @ [1, 2, -3], np.full(T, 5.0), 1e9 * regressors[:, 0] + 1e9]
+    )
+    signals = cleaned(tmp_path, data, nuisance(T, left_out, redundant))
+    kept = np.setdiff1d(np.arange(T), left_out)
+    for confounds in (regressors, redundant):
+        expected = nilearn_clean(
+            data[kept].astype(np.float64),
+            confounds=np.column_stack([kept, confounds[kept]]),
+            standardize="zscore_sample",
+            detrend=False,
+        )
+        assert np.allclose(signals, expected, atol=1e-5)
+
+
 def test_rounding_is_not_blown_up_into_signal(tmp_path: Path, regressors: np.ndarray) -> None:
     explained = 1e4 + 10 * regressors @ [1.0, -2.0, 0.5]
     constant = np.full(T, 10000.37)

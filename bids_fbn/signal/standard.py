@@ -101,7 +101,7 @@ def resample_to_grid(
     image : 3-D or 4-D image
     grid : Grid
     interpolation : {"linear", "continuous", "nearest"}
-        As in :func:`nilearn.image.resample_img`.
+        As in :func:`nilearn.image.resample_img`; "continuous" overshoots at edges.
 
     Returns
     -------
@@ -119,6 +119,8 @@ def resample_to_grid(
             target_affine=grid.affine,
             target_shape=grid.shape,
             interpolation=interpolation,
+            # Its range would be that of the volumes which happen to be in the image.
+            clip=False,
             force_resample=True,
             copy_header=True,
         )
