@@ -65,7 +65,8 @@ class Truth:
         if covered is None:
             covered = np.ones(self.grid.n_voxels, dtype=bool)
         steps = lay_windows(np.arange(T), T, TR, 1)
-        return find_networks(enumerate(candidates), steps, self.templates, covered, rule)
+        batches = ((np.array([step]), maps[None]) for step, maps in enumerate(candidates))
+        return find_networks(batches, steps, self.templates, covered, rule)
 
     def accuracy(self, found: RunNetworks, threshold: float = 0.3) -> float:
         """Share of the steps with a true state to which that state is given."""

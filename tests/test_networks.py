@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Iterator
 from itertools import permutations
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from bids_fbn.networks import dynamics
+from bids_fbn.networks import overlap as overlap_module
 from bids_fbn.networks.dynamics import find_networks, network_courses
 from bids_fbn.networks.maps import SupportRule, find_peaks, label_voxels, zscore_maps
 from bids_fbn.networks.overlap import (
+    Match,
+    Matcher,
     Overlap,
     assign_one_to_one,
     overlap_with_templates,
@@ -150,6 +157,86 @@ def test_r_is_pearsons() -> None:
     assert np.allclose(found.r, expected, atol=1e-6)
 
 
+# --- many maps, many templates ------------------------------------------------------------------
+
+
+def match_one_by_one(
+    maps: np.ndarray, supports: np.ndarray, covered: np.ndarray, rule: SupportRule
+) -> dict[str, np.ndarray]:
+    """Map by map, template by template, sign by sign, by the definitions."""
+    shape = (len(maps), len(supports))
+    found = {name: np.zeros(shape) for name in ("iou", "dice", "sign")}
+    counted = np.zeros((*shape, int(covered.sum())), dtype=bool)
+    for k, p in np.ndindex(shape):
+        values = maps[k, covered].astype(np.float64)
+        if rule.standardize:
+            varies = values.std() > np.finfo(np.float32).eps * abs(values.mean())
+            values = (values - values.mean()) / values.std() if varies else 0 * values
+        template = supports[p, covered]
+        best = -1.0
+        for sign in (1, -1) if rule.either_sign else (1,):
+            limit = rule.threshold
+            if limit is None:
+                limit = [*np.sort(sign * values)[::-1], -np.inf][template.sum()]
+            support = sign * values > limit
+            both, sizes = (support & template).sum(), support.sum() + template.sum()
+            iou = both / (sizes - both) if sizes else 0.0
+            if iou > best:
+                best, counted[k, p] = iou, support
+                found["iou"][k, p], found["sign"][k, p] = iou, sign
+                found["dice"][k, p] = 2 * both / sizes if sizes else 0.0
+    return {**found, "support": counted}
+
+
+def awkward_maps(n_voxels: int) -> np.ndarray:
+    """Maps with what makes a comparison of ranks hard, (14, V) of float32."""
+    rng = np.random.default_rng(0)
+    smooth = rng.standard_normal((4, n_voxels))
+    flat = np.array([0.0, 0.3, 1e6])[:, None] * np.ones(n_voxels)
+    rounding = 1e6 + 0.0625 * (np.arange(n_voxels) % 2)
+    spike, far = np.zeros(n_voxels), 1e4 + 1e-2 * np.arange(n_voxels) % 7
+    spike[5] = 1
+    tied = np.round(2 * rng.standard_normal((3, n_voxels))) / 2
+    gated = np.maximum(rng.standard_normal(n_voxels), 0)
+    return np.vstack([smooth, flat, rounding, spike, far, tied, gated]).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        *RULES,
+        SupportRule(standardize=False),
+        SupportRule(1.0, either_sign=False),
+        SupportRule(0.4, standardize=False),
+        SupportRule(-0.5),
+    ],
+)
+@pytest.mark.parametrize("all_covered", [True, False])
+@pytest.mark.parametrize("kind", ["array", "blocks side by side", "tensor"])
+def test_a_batch_is_matched_as_its_maps_one_by_one(
+    rule: SupportRule, all_covered: bool, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n_voxels = 200
+    rng = np.random.default_rng(1)
+    covered = np.arange(n_voxels) < (n_voxels if all_covered else 180)
+    supports = np.stack([rng.random(n_voxels) < share for share in (0, 0.01, 0.1, 0.5, 0.9, 1)])
+    supports = np.vstack([supports, ~covered])
+    maps = awkward_maps(n_voxels)
+    monkeypatch.setattr(overlap_module, "_BLOCK_BYTES", 3000)
+    monkeypatch.setattr(overlap_module, "_BLOCK_BYTES_ON_GPU", 4000)
+    device = torch.device("cpu") if kind == "tensor" else None
+    matcher = Matcher(supports, rule, covered, device, 3 if kind == "blocks side by side" else 1)
+    batch: Any = maps.reshape(2, len(maps) // 2, n_voxels)
+    found = matcher.match(torch.from_numpy(batch) if kind == "tensor" else batch)
+    assert found.iou.shape == (2, len(maps) // 2, len(supports))
+    found = Match(*(values.reshape(len(maps), -1) for values in vars(found).values()))
+    expected = match_one_by_one(maps, supports, covered, rule)
+    for name in ("iou", "dice", "sign"):
+        np.testing.assert_allclose(getattr(found, name), expected[name], atol=1e-6, err_msg=name)
+    turned = found.sign[..., None] * maps[:, None, covered]
+    np.testing.assert_array_equal(turned > found.limit[..., None], expected["support"])
+
+
 @pytest.mark.parametrize("shape", [(2, 5), (4, 4), (6, 3), (1, 3)])
 def test_one_to_one_assignment_is_the_best_of_all(shape: tuple[int, int]) -> None:
     n_maps, n_templates = shape
@@ -271,6 +358,17 @@ def stream(
     return candidates, steps, templates, covered
 
 
+def batches(
+    candidates: dict[int, np.ndarray], size: int = 1, tensors: bool = False
+) -> Iterator[tuple[np.ndarray, Any]]:
+    """Candidates of `size` steps at a time."""
+    all_steps = list(candidates)
+    for first in range(0, len(all_steps), size):
+        steps = all_steps[first : first + size]
+        maps = np.stack([candidates[step] for step in steps])
+        yield np.array(steps), torch.from_numpy(maps) if tensors else maps
+
+
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize(
     ("n_candidates", "window", "left_out", "strength"),
@@ -287,7 +385,7 @@ def test_the_stream_gives_what_the_definitions_say(
 ) -> None:
     candidates, steps, templates, covered = stream(0, n_candidates, window, left_out, strength)
     dynamic = np.full((4, len(steps), 240), 0, dtype=np.float32)
-    found = find_networks(iter(candidates.items()), steps, templates, covered, rule, 0.3, dynamic)
+    found = find_networks(batches(candidates), steps, templates, covered, rule, 0.3, dynamic)
     expected = naive(candidates, steps, templates, covered, rule, 0.3)
     for name, values in expected.items():
         np.testing.assert_allclose(getattr(found, name), values, atol=2e-5, err_msg=name)
@@ -303,9 +401,57 @@ def test_the_stream_gives_what_the_definitions_say(
     assert (having == min(4, n_candidates)).all()
 
 
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("n_candidates", [2, 7])
+def test_tensors_on_any_device_and_batches_of_any_size_give_the_same(
+    rule: SupportRule, n_candidates: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    candidates, *rest = stream(0, n_candidates, 4, [11], 1.5)
+
+    def found(size: int, tensors: bool) -> dict[str, Any]:
+        dynamic = np.zeros((4, len(rest[0]), 240), dtype=np.float32)
+        stream_of = batches(candidates, size, tensors)
+        return {**vars(find_networks(stream_of, *rest, rule, 0.3, dynamic)), "dynamic": dynamic}
+
+    expected = found(1, False)
+    for size, tensors in ((5, False), (5, True), (100, True)):
+        for name, values in found(size, tensors).items():
+            np.testing.assert_array_equal(values, expected[name], err_msg=name)
+    # What is done with tensors on a GPU, done with tensors in main memory.
+    monkeypatch.setattr(dynamics, "native", lambda maps: maps)
+    for name, values in found(5, True).items():
+        np.testing.assert_allclose(values, expected[name], atol=1e-5, err_msg=name)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use")
+@pytest.mark.parametrize("rule", RULES)
+def test_a_gpu_gives_what_the_processor_gives(rule: SupportRule) -> None:
+    candidates, *rest = stream(0, 7, 4, [11], 1.5)
+    expected = find_networks(batches(candidates, 5), *rest, rule)
+    on_gpu = ((steps, maps.cuda()) for steps, maps in batches(candidates, 5, tensors=True))
+    for name, values in vars(find_networks(on_gpu, *rest, rule)).items():
+        np.testing.assert_allclose(values, getattr(expected, name), atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("tensors", [False, True])
+def test_no_batch_is_kept(tensors: bool) -> None:
+    candidates, *rest = stream(0, 3, 1, [], 1.5)
+    alive: list[weakref.ref[Any]] = []
+
+    def watched() -> Iterator[tuple[np.ndarray, Any]]:
+        for steps, maps in batches(candidates, 3, tensors):
+            # The one before is let go when this one arrives.
+            assert [earlier() for earlier in alive[:-1]] == [None] * max(0, len(alive) - 1)
+            alive.append(weakref.ref(maps))
+            yield steps, maps
+
+    find_networks(watched(), *rest, SupportRule())
+    assert len(alive) == 10
+
+
 def test_a_network_that_was_never_there_is_weak_and_takes_the_best_step() -> None:
     candidates, steps, templates, covered = stream(1, 3, 1, [], 0)
-    found = find_networks(candidates.items(), steps, templates, covered, SupportRule(), 0.9)
+    found = find_networks(batches(candidates), steps, templates, covered, SupportRule(), 0.9)
     assert found.weak.all()
     for p in range(4):
         best = int(np.argmax(found.iou[:, p]))
@@ -318,7 +464,7 @@ def test_a_network_that_was_never_there_is_weak_and_takes_the_best_step() -> Non
 def test_constant_candidates_make_no_network_and_no_nan() -> None:
     _, steps, templates, covered = stream(0, 2, 1, [], 0)
     flat = {step: np.full((2, 240), 5.0, dtype=np.float32) for step in range(30)}
-    found = find_networks(flat.items(), steps, templates, covered, SupportRule(), 0.3)
+    found = find_networks(batches(flat), steps, templates, covered, SupportRule(), 0.3)
     assert found.weak.all()
     for values in (found.maps, found.membership, found.iou, found.dice, found.r):
         assert not values.any()

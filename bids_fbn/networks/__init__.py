@@ -1,4 +1,4 @@
 """From candidate maps to networks: overlap with templates, states, transitions.
 
-Plain NumPy; nothing here knows a torch model or BIDS.
+NumPy, or torch where the maps lie on a GPU; nothing here knows a model or BIDS.
 """

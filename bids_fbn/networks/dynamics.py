@@ -1,26 +1,27 @@
 """From a stream of candidate maps to the networks of a run.
 
-Candidates of all steps never stand in memory together: each step is compared with the templates,
-added to the running sums, and forgotten.
+Candidates of all steps never stand in memory together: each batch of steps is compared with the
+templates where it is, added to the running sums, and forgotten. From a GPU come only the overlaps,
+and the maps of the networks if they are asked for.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bids_fbn.networks.arrays import Array, as_numpy, device_of, native, on_device, processors
 from bids_fbn.networks.maps import SupportRule, zscore_maps
-from bids_fbn.networks.overlap import (
-    assign_one_to_one,
-    overlap_with_templates,
-    support_iou,
-    support_of,
-)
+from bids_fbn.networks.overlap import Match, Matcher, assign_one_to_one, support_iou
 from bids_fbn.networks.templates import TemplateSet
 from bids_fbn.signal.windows import Steps
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["RunNetworks", "find_networks", "network_courses"]
 
@@ -69,7 +70,7 @@ class RunNetworks:
 
 
 def find_networks(
-    candidates: Iterable[tuple[int, np.ndarray]],
+    candidates: Iterable[tuple[np.ndarray, Array]],
     steps: Steps,
     templates: TemplateSet,
     covered: np.ndarray,
@@ -77,12 +78,12 @@ def find_networks(
     state_threshold: float = 0.3,
     dynamic_maps: np.ndarray | None = None,
 ) -> RunNetworks:
-    """Compare candidates with templates, step by step.
+    """Compare candidates with templates, batch by batch.
 
     Parameters
     ----------
-    candidates : iterable of (step, maps (K, V))
-        Ascending steps.
+    candidates : iterable of (steps (B,) of int, maps (B, K, V) of float32)
+        Ascending steps; arrays, or tensors of any one device.
     steps : Steps
         S steps.
     templates : TemplateSet
@@ -95,15 +96,30 @@ def find_networks(
     dynamic_maps : ndarray (P, S, V), optional
         Filled with the z map of each network's own candidate at each step, 0 where there is none.
     """
-    accumulator = _Accumulator(steps, templates, covered, rule, state_threshold)
-    for step, maps in candidates:
-        own = accumulator.add(step, maps[:, covered].astype(np.float32))
-        if dynamic_maps is not None:
-            dynamic_maps[:, step, covered] = own
+    accumulator = None
+    for batch_steps, batch_maps in candidates:
+        maps = native(batch_maps)
+        if accumulator is None:
+            accumulator = _Accumulator(
+                steps,
+                templates,
+                covered,
+                rule,
+                state_threshold,
+                device_of(maps),
+                processors(batch_maps),
+            )
+        for step, own in accumulator.add(batch_steps, maps):
+            if dynamic_maps is not None:
+                dynamic_maps[:, step, covered] = as_numpy(own)
+    if accumulator is None:
+        accumulator = _Accumulator(steps, templates, covered, rule, state_threshold)
     return accumulator.result()
 
 
 class _Accumulator:
+    """Running sums, in the library and on the device of the maps; small tables in main memory."""
+
     def __init__(
         self,
         steps: Steps,
@@ -111,66 +127,91 @@ class _Accumulator:
         covered: np.ndarray,
         rule: SupportRule,
         state_threshold: float,
+        device: torch.device | None = None,
+        threads: int = 1,
     ) -> None:
         self._rule = rule
         self._threshold = state_threshold
         self._covered = covered
-        self._template_maps = templates.maps[:, covered]
-        self._template_supports = templates.supports[:, covered]
-        self._sizes = self._template_supports.sum(axis=1)
+        self._device = device
+        self._matcher = Matcher(templates.supports, rule, covered, device, threads)
+        self._template_z = self._placed(zscore_maps(templates.maps[:, covered].astype(np.float32)))
         n_steps, n_networks, n_voxels = len(steps), len(templates.networks), int(covered.sum())
+        self._networks = np.arange(n_networks)
 
         def per_step() -> np.ndarray:
             return np.full((n_steps, n_networks), np.nan)
 
+        def per_voxel(kind: type) -> Any:
+            return self._placed(np.zeros((n_networks, n_voxels), dtype=kind))
+
         self._iou, self._dice, self._r = per_step(), per_step(), per_step()
         self._previous, self._apart = per_step(), per_step()
         self._weight = np.zeros(n_networks)
-        self._map_sum = np.zeros((n_networks, n_voxels))
-        self._support_sum = np.zeros((n_networks, n_voxels))
+        self._map_sum, self._support_sum = per_voxel(np.float64), per_voxel(np.float64)
         self._present = np.zeros(n_networks, dtype=int)
         self._best_iou = np.full(n_networks, -1.0)
-        self._best_map = np.zeros((n_networks, n_voxels), dtype=np.float32)
+        self._best_map, self._best_support = per_voxel(np.float32), per_voxel(np.bool_)
         self._n_candidates = 0
         # Supports of the last steps, for the overlap with the step before and a window before.
         self._window_apart = steps.window_apart
-        self._recent: deque[tuple[int, np.ndarray, np.ndarray]] = deque(
-            maxlen=self._window_apart + 1
-        )
+        self._recent: deque[tuple[int, Any, np.ndarray]] = deque(maxlen=self._window_apart + 1)
 
-    def add(self, step: int, candidates: np.ndarray) -> np.ndarray:
-        """Take the candidates (K, covered) of a step; returns each network's own map (P, covered),
-        0 for a network that has none."""
-        maps = zscore_maps(candidates) if self._rule.standardize else candidates
-        found = overlap_with_templates(
-            maps, self._template_maps, self._template_supports, self._rule
-        )
-        networks = np.arange(found.iou.shape[1])
+    def _placed(self, values: np.ndarray) -> Any:
+        return on_device(values, self._device)
+
+    def add(self, steps: np.ndarray, candidates: Any) -> Iterator[tuple[int, Any]]:
+        """Take the candidates (B, K, V) of B steps.
+
+        Yields
+        ------
+        step : int
+        own : ndarray or Tensor (P, covered)
+            Each network's own map; 0 for a network that has none.
+        """
+        found = self._matcher.match(candidates)
+        self._n_candidates += found.iou.shape[0] * found.iou.shape[1]
+        for number, step in enumerate(steps.tolist()):
+            at_step = Match(*(values[number] for values in vars(found).values()))
+            self._add_best(step, candidates[number], at_step)
+            yield step, self._add_own(step, candidates[number], at_step)
+
+    def _picked(self, maps: Any, found: Match, chosen: np.ndarray) -> tuple[Any, Any]:
+        """Maps (P, covered) of the chosen candidates, in the rule's units, and their supports."""
+        sign = found.sign[chosen, self._networks].astype(np.float32)
+        limit = found.limit[chosen, self._networks]
+        turned = self._matcher.covered(maps[self._placed(chosen)]) * self._placed(sign[:, None])
+        supports = turned > self._placed(limit[:, None])
+        return (zscore_maps(turned) if self._rule.standardize else turned), supports
+
+    def _add_best(self, step: int, maps: Any, found: Match) -> None:
         best = found.iou.argmax(axis=0)
-        self._iou[step] = found.iou[best, networks]
-        self._dice[step] = found.dice[best, networks]
-        self._r[step] = found.r[best, networks]
-        self._n_candidates += len(maps)
-        for p in networks[self._iou[step] > self._best_iou]:
+        values, supports = self._picked(maps, found, best)
+        self._iou[step] = found.iou[best, self._networks]
+        self._dice[step] = found.dice[best, self._networks]
+        z = values if self._rule.standardize else zscore_maps(values)
+        self._r[step] = as_numpy((z * self._template_z).mean(-1))
+        for p in self._networks[self._iou[step] > self._best_iou]:
             self._best_iou[p] = self._iou[step, p]
-            self._best_map[p] = maps[best[p]] * found.sign[best[p], p]
+            self._best_map[p], self._best_support[p] = values[p], supports[p]
 
+    def _add_own(self, step: int, maps: Any, found: Match) -> Any:
         chosen = assign_one_to_one(found.iou)
-        own = np.zeros((len(networks), maps.shape[1]), dtype=np.float32)
-        supports = np.zeros(own.shape, dtype=bool)
-        for p in networks[chosen >= 0]:
-            own[p] = maps[chosen[p]] * found.sign[chosen[p], p]
-            supports[p] = support_of(own[p], self._rule, int(self._sizes[p]))
-            weight = found.iou[chosen[p], p]
-            if weight >= self._threshold and weight > 0:
-                self._present[p] += 1
-                self._weight[p] += weight
-                self._map_sum[p] += weight * own[p]
-                self._support_sum[p] += weight * supports[p]
-        self._compare_with_before(step, supports, chosen >= 0)
+        has_map = chosen >= 0
+        own, supports = self._picked(maps, found, chosen.clip(min=0))
+        own[self._placed(~has_map)] = 0
+        supports[self._placed(~has_map)] = False
+        weight = np.where(has_map, found.iou[chosen, self._networks], 0).astype(np.float64)
+        present = (weight >= self._threshold) & (weight > 0)
+        self._present += present
+        self._weight[present] += weight[present]
+        for p in np.flatnonzero(present):
+            self._map_sum[p] += float(weight[p]) * own[p]
+            self._support_sum[p] += float(weight[p]) * supports[p]
+        self._compare_with_before(step, supports, has_map)
         return own
 
-    def _compare_with_before(self, step: int, supports: np.ndarray, has_map: np.ndarray) -> None:
+    def _compare_with_before(self, step: int, supports: Any, has_map: np.ndarray) -> None:
         for earlier, earlier_supports, earlier_has_map in self._recent:
             both = has_map & earlier_has_map
             for lag, series in ((1, self._previous), (self._window_apart, self._apart)):
@@ -182,10 +223,10 @@ class _Accumulator:
     def result(self) -> RunNetworks:
         weak = self._present == 0
         weight = np.where(weak, 1.0, self._weight)[:, None]
-        maps = np.where(weak[:, None], self._best_map, self._map_sum / weight)
-        membership = self._support_sum / weight
-        for p in np.flatnonzero(weak):
-            membership[p] = support_of(self._best_map[p], self._rule, int(self._sizes[p]))
+        maps = np.where(weak[:, None], as_numpy(self._best_map), as_numpy(self._map_sum) / weight)
+        membership = np.where(
+            weak[:, None], as_numpy(self._best_support), as_numpy(self._support_sum) / weight
+        )
         return RunNetworks(
             maps=self._everywhere(zscore_maps(maps)),
             membership=self._everywhere(np.clip(membership, 0, 1)),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-__all__ = ["Peak", "SupportRule", "find_peaks", "label_voxels", "zscore_maps"]
+__all__ = ["Peak", "SupportRule", "find_peaks", "label_voxels", "moments", "zscore_maps"]
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,27 @@ class SupportRule:
         return rule + (", either sign of the map" if self.either_sign else ", positive side only")
 
 
-def zscore_maps(maps: np.ndarray) -> np.ndarray:
-    """z-score each map over its voxels, (…, V); a map without variation becomes 0."""
-    mean = maps.mean(axis=-1, keepdims=True)
+def moments(maps: Any) -> tuple[Any, Any]:
+    """Mean and standard deviation of each map over its voxels, (…, V) → (…, 1).
+
+    The deviation of a map without variation is 0: what is smaller than the resolution of the
+    numbers is rounding.
+    """
+    mean = maps.mean(-1, keepdims=True)
     centred = maps - mean
-    spread = centred.std(axis=-1, keepdims=True)
-    # What is smaller than the resolution of the numbers is rounding, not variation.
-    varies = spread > np.finfo(centred.dtype).eps * np.abs(mean)
-    return np.divide(centred, spread, out=np.zeros_like(centred), where=varies)
+    # The mean of many equal numbers is not quite that number; what is left of it is no variation.
+    left = centred.mean(-1, keepdims=True)
+    variance = (centred * centred).mean(-1, keepdims=True) - left * left
+    spread = variance.clip(min=0) ** 0.5
+    resolution = 2.0 ** (-52 if maps.itemsize == 8 else -23)
+    return mean, spread * (spread > resolution * abs(mean))
+
+
+def zscore_maps(maps: Any) -> Any:
+    """z-score each map over its voxels, (…, V); a map without variation becomes 0."""
+    mean, spread = moments(maps)
+    # Times 0 / 1 for a map without variation; written so that arrays and tensors both take it.
+    return (maps - mean) * ((spread > 0) / (spread + (spread == 0)))
 
 
 def label_voxels(membership: np.ndarray, at_least: float = 0.5) -> np.ndarray:
