@@ -17,7 +17,15 @@ from bids_fbn import __version__
 from bids_fbn.config import NUISANCE_COMPONENTS, NUISANCE_PRESETS, Config
 from bids_fbn.errors import InputError
 
-__all__ = ["main", "parse_arguments"]
+__all__ = [
+    "Parser",
+    "add_device_options",
+    "add_recipe_options",
+    "main",
+    "parse_arguments",
+    "report_faults",
+    "with_hyphens",
+]
 
 _EPILOG = """\
 examples:
@@ -30,7 +38,7 @@ input is wrong, nothing was started.
 """
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """argparse, with its complaints in the form of all our others."""
 
     def error(self, message: str) -> Any:
@@ -66,7 +74,7 @@ def _dummy_scans(text: str) -> str | int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser; what is not given stays absent, so that a configuration file can give it."""
-    parser = _Parser(
+    parser = Parser(
         prog="run.py",
         description="Functional brain networks in preprocessed fMRI, and how they come and go.",
         epilog=_EPILOG,
@@ -170,11 +178,8 @@ def _add_signal_options(group: Any) -> None:
 
 
 def _add_network_options(group: Any) -> None:
-    group.add_argument("--model", nargs="+", metavar="NAME", help="any of stca, scaae (stca)")
     group.add_argument(
-        "--preset",
-        choices=["corrected", "as-published"],
-        help="the models mended, or as the papers have them, faults included (corrected)",
+        "--model", nargs="+", metavar="NAME", help="any of stca, scaae, stcnn (stca)"
     )
     group.add_argument(
         "--weights",
@@ -183,13 +188,7 @@ def _add_network_options(group: Any) -> None:
         metavar="FILE",
         help="apply these trained models (.safetensors, one for each model) instead of training",
     )
-    group.add_argument(
-        "--templates",
-        metavar="SET",
-        help="smith2009, seitzman2018 (needs no download), or a 4-D NIfTI with a TSV of names "
-        "beside it (smith2009)",
-    )
-    group.add_argument("--window", type=int, metavar="N", help="volumes in a window of STCA (40)")
+    add_recipe_options(group)
     group.add_argument("--stride", type=int, metavar="N", help="volumes from step to step (1)")
     group.add_argument(
         "--state-threshold",
@@ -203,14 +202,6 @@ def _add_network_options(group: Any) -> None:
         metavar="size-matched|Z",
         help="voxels of a map that count: as many as in the template, or those over z (by preset)",
     )
-    group.add_argument("--channels", type=int, metavar="N", help="maps of a model (by recipe)")
-    group.add_argument("--epochs", type=int, metavar="N", help="training epochs (by recipe)")
-    group.add_argument(
-        "--training-stride",
-        type=int,
-        metavar="N",
-        help="volumes from one training window to the next (by recipe)",
-    )
     group.add_argument(
         "--candidates",
         choices=["fbn", "channels"],
@@ -222,13 +213,58 @@ def _add_network_options(group: Any) -> None:
     group.add_argument("--save-denoised", action="store_true", help="write the cleaned signal")
 
 
-def _add_compute_options(group: Any) -> None:
+def add_recipe_options(group: Any) -> None:
+    """Options on what is trained, and on what; for training alone too."""
+    group.add_argument(
+        "--preset",
+        choices=["corrected", "as-published"],
+        help="the models mended, or as the papers have them, faults included (corrected)",
+    )
+    group.add_argument(
+        "--templates",
+        metavar="SET",
+        help="smith2009, seitzman2018 (needs no download), or a 4-D NIfTI with a TSV of names "
+        "beside it (smith2009)",
+    )
+    group.add_argument(
+        "--target-networks",
+        nargs="+",
+        metavar="NAME",
+        help="networks of the templates that ST-CNN learns to map (all)",
+    )
+    group.add_argument(
+        "--window", type=int, metavar="N", help="volumes in a window of STCA or ST-CNN (40)"
+    )
+    group.add_argument("--channels", type=int, metavar="N", help="maps of a model (by recipe)")
+    group.add_argument("--epochs", type=int, metavar="N", help="training epochs (by recipe)")
+    group.add_argument(
+        "--batch", type=int, metavar="N", help="windows in a training step (by recipe)"
+    )
+    group.add_argument(
+        "--training-stride",
+        type=int,
+        metavar="N",
+        help="volumes from one training window to the next (by recipe)",
+    )
+    group.add_argument("--sloppy", action="store_true", help="tiny models, for trying things out")
+
+
+def add_device_options(group: Any) -> None:
+    """Options on what it is computed with; for training alone too."""
     group.add_argument("--device", metavar="auto|cpu|cuda[:N]", help="(auto)")
     group.add_argument(
         "--precision",
         choices=["auto", "fp32", "bf16"],
         help="auto takes bf16 where the processor computes with it (auto)",
     )
+    group.add_argument(
+        "--omp-nthreads", type=int, metavar="N", help="threads of one computation (at most 8)"
+    )
+    group.add_argument("--random-seed", type=int, metavar="N", help="(0)")
+
+
+def _add_compute_options(group: Any) -> None:
+    add_device_options(group)
     group.add_argument(
         "--nprocs",
         "--nthreads",
@@ -237,9 +273,6 @@ def _add_compute_options(group: Any) -> None:
         dest="nprocs",
         metavar="N",
         help="processors to use (what the control group or SLURM gives)",
-    )
-    group.add_argument(
-        "--omp-nthreads", type=int, metavar="N", help="threads of one computation (at most 8)"
     )
     group.add_argument(
         "--mem",
@@ -253,7 +286,6 @@ def _add_compute_options(group: Any) -> None:
         "--use-plugin", type=Path, metavar="FILE", help="nipype plugin settings, YAML"
     )
     group.add_argument("-w", "--work-dir", type=Path, metavar="DIR", help="(./work)")
-    group.add_argument("--random-seed", type=int, metavar="N", help="(0)")
 
 
 def _add_run_options(group: Any) -> None:
@@ -279,12 +311,16 @@ def _add_run_options(group: Any) -> None:
     group.add_argument(
         "--write-graph", action="store_true", help="draw the workflow (needs graphviz)"
     )
-    group.add_argument("--sloppy", action="store_true", help="tiny models, for trying things out")
+    group.add_argument(
+        "--signals-only",
+        action="store_true",
+        help="clean the runs and stop: for python -m bids_fbn.train, which trains on all of them",
+    )
     group.add_argument("-v", "--verbose", action="count", help="more messages")
     group.add_argument("--notrack", action="store_true", help="accepted; nothing is ever tracked")
 
 
-def _with_hyphens(arguments: Sequence[str]) -> list[str]:
+def with_hyphens(arguments: Sequence[str]) -> list[str]:
     """``--participant_label`` → ``--participant-label``; values are left alone."""
 
     def respell(argument: str) -> str:
@@ -304,7 +340,7 @@ def parse_arguments(arguments: Sequence[str]) -> Config | Path:
     InputError
         With all faults that can be told from the command line alone.
     """
-    options = vars(build_parser().parse_args(_with_hyphens(arguments)))
+    options = vars(build_parser().parse_args(with_hyphens(arguments)))
     if "demo" in options:
         demo: Path = options["demo"]
         return demo
@@ -340,13 +376,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from bids_fbn.participant import run_participant_level
 
         return run_participant_level(asked)
-    except InputError as error:
-        for fault in error.faults:
-            print(f"error: {fault}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
+    except (InputError, KeyboardInterrupt) as error:
+        return report_faults(error)
+
+
+def report_faults(error: InputError | KeyboardInterrupt) -> int:
+    """Say why a command ends; returns its exit code."""
+    if isinstance(error, KeyboardInterrupt):
         print("interrupted; call again to go on from here", file=sys.stderr)
         return 130
+    for fault in error.faults:
+        print(f"error: {fault}", file=sys.stderr)
+    return 2
 
 
 def _make_demo(out: Path) -> int:

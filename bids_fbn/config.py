@@ -49,7 +49,7 @@ NUISANCE_COMPONENTS = (
 
 # Results change when these definitions do; raised by hand whenever a change of the code makes
 # the same options give other numbers, so that old and new results are never mixed.
-RESULTS_VERSION = 1
+RESULTS_VERSION = 2
 
 Label = Annotated[str, Field(pattern=r"^[0-9a-zA-Z+]+$")]
 
@@ -121,7 +121,7 @@ class SignalOptions(_Section):
 class ModelOptions(_Section):
     """The models and how they are trained; None means what the model's recipe says."""
 
-    model: tuple[Literal["stca", "scaae"], ...] = ("stca",)
+    model: tuple[Literal["stca", "scaae", "stcnn"], ...] = ("stca",)
     preset: Literal["corrected", "as-published"] = "corrected"
     weights: tuple[Path, ...] = ()
     sloppy: bool = False
@@ -129,7 +129,9 @@ class ModelOptions(_Section):
     stride: int = Field(1, ge=1)
     channels: int | None = Field(None, ge=2)
     epochs: int | None = Field(None, ge=1)
+    batch: int | None = Field(None, ge=1)
     training_stride: int | None = Field(None, ge=1)
+    target_networks: tuple[str, ...] = ()
     candidates: Literal["fbn", "channels"] = "fbn"
 
     @field_validator("sloppy")
@@ -184,6 +186,7 @@ class RunOptions(_Section):
     resume: bool = True
     overwrite: bool = False
     stop_on_first_crash: bool = False
+    signals_only: bool = False
     reports_only: bool = False
     boilerplate_only: bool = False
     write_graph: bool = False

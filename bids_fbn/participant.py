@@ -114,14 +114,17 @@ def run_participant_level(config: Config) -> int:
     try:
         if to_do and not config.run.reports_only:
             _compute(plan, to_do, outcomes)
-        _write_reports(plan, request, outcomes)
-        _write_boilerplate(request)
+        if not config.run.signals_only:
+            _write_reports(plan, request, outcomes)
+            _write_boilerplate(request)
     except FBNError as error:  # of the main process: the disk is full, say
         print(f"error: {error}", file=sys.stderr)
         outcomes.keep_crash_files(config.output_dir)
         outcomes.print_summary(config.output_dir)
         return 1
     outcomes.print_summary(config.output_dir)
+    if config.run.signals_only:
+        print(f"cleaned signals: {plan.work / 'signals'}")
     return 1 if outcomes.failed else 0
 
 
@@ -192,13 +195,22 @@ def _folder_faults(config: Config) -> list[str]:
 def _idle_options(options: ModelOptions) -> list[str]:
     """What was asked for and would change nothing."""
     faults = []
-    if "stca" not in options.model and options.window is not None:
+    if options.model == ("scaae",) and options.window is not None:
         faults.append("--window: none of the models asked for uses windows")
+    if "stcnn" not in options.model and options.target_networks:
+        faults.append("--target-networks: is about stcnn, which is not asked for")
     if "scaae" not in options.model and options.candidates != "fbn":
         faults.append("--candidates: is about scaae, which is not asked for")
     if options.weights:
-        for name in ("window", "channels", "epochs", "training_stride"):
-            if getattr(options, name) is not None:
+        for name in (
+            "window",
+            "channels",
+            "epochs",
+            "batch",
+            "training_stride",
+            "target_networks",
+        ):
+            if getattr(options, name) not in (None, ()):
                 option = name.replace("_", "-")
                 faults.append(
                     f"--{option}: has no effect with --weights, which are trained already"
@@ -266,18 +278,15 @@ def _weights(config: Config, grid: Grid) -> dict[str, Path]:
 
 def _largest_window(config: Config, weights: dict[str, Path]) -> int:
     """Volumes that a run must keep for every model to have one window."""
-    if config.models.model == ("scaae",):
-        return 2
     if weights:
         from bids_fbn.models.card import read_card
 
         windows = [int(read_card(path)["Architecture"]["Window"]) for path in weights.values()]
-        return max(2, *windows)
-    if config.models.window is not None:
-        return config.models.window
-    from bids_fbn.models.stca import STCA
+    else:
+        from bids_fbn import models
 
-    return STCA.recipes["sloppy" if config.models.sloppy else config.models.preset].window
+        windows = [models.window_of(name, config.models) for name in config.models.model]
+    return max(2, *windows)
 
 
 def _check_hashes(request: _Request) -> None:
@@ -288,7 +297,7 @@ def _check_hashes(request: _Request) -> None:
     InputError
     """
     config = request.config
-    if config.run.reports_only or config.run.boilerplate_only:
+    if config.run.reports_only or config.run.boilerplate_only or config.run.signals_only:
         return
     remade = {run.prefix for run in request.found.runs} if config.run.overwrite else set()
     _, model_hashes = request.hashes(request.found.runs[0])
@@ -335,8 +344,6 @@ def _print_plan(request: _Request) -> None:
 
 def _to_do(request: _Request) -> list[RunToDo]:
     """Runs and models without whole results of these settings."""
-    from bids_fbn.workflows.participant import RunToDo
-
     config, out = request.config, request.config.output_dir
     to_do = []
     for run in request.found.runs:
@@ -344,6 +351,10 @@ def _to_do(request: _Request) -> list[RunToDo]:
         done_signal = has_signal_results(
             out, run, config.signal.resolution, signal_hash, config.networks.save_denoised
         )
+        if config.run.signals_only:
+            # The work folder is what is asked for, whatever the output dataset holds.
+            to_do.append(_run_to_do(request, run, ()))
+            continue
         models = tuple(
             model
             for model in config.models.model
@@ -359,19 +370,19 @@ def _to_do(request: _Request) -> list[RunToDo]:
             )
         )
         if models or not done_signal:
-            to_do.append(
-                RunToDo(
-                    run,
-                    models,
-                    _source_uri(run),
-                    signal_hash,
-                    model_hashes,
-                    request.minimum_volumes,
-                )
-            )
+            to_do.append(_run_to_do(request, run, models))
         else:
             logger.info("%s: results are there already (--overwrite makes them again)", run.prefix)
     return to_do
+
+
+def _run_to_do(request: _Request, run: BoldRun, models: tuple[str, ...]) -> RunToDo:
+    from bids_fbn.workflows.participant import RunToDo
+
+    signal_hash, model_hashes = request.hashes(run)
+    return RunToDo(
+        run, models, _source_uri(run), signal_hash, model_hashes, request.minimum_volumes
+    )
 
 
 def _source_uri(run: BoldRun) -> str:
@@ -386,6 +397,8 @@ def _begin_output(request: _Request) -> None:
     links = {name: path.resolve().as_uri() for name, path in config.data.derivatives.items()}
     links["raw" if links else "preprocessed"] = config.bids_dir.resolve().as_uri()
     _, model_hashes = request.hashes(request.found.runs[0])
+    if config.run.signals_only:
+        model_hashes = {}
     stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4()}"
     try:
         write_bidsignore(out)

@@ -62,6 +62,8 @@ logger = logging.getLogger(__name__)
 FIXED_Z = 1.7
 # Power et al. (2012): volumes over it count as moved.
 _HIGH_MOTION_MM = 0.5
+# In the folder of a model's results: courses by the model itself, where it has a temporal part.
+_COURSES = "courses.npy"
 
 
 def clean(run: BoldRun, config: Config, grid: Grid, folder: Path, minimum_volumes: int) -> str:
@@ -181,9 +183,13 @@ def fit(
     from bids_fbn import models
 
     signals = [Signals.load(folder) for folder in folders]
-    model = models.create(model_name, config.models, signals[0].grid)
+    grid = signals[0].grid
+    templates = load_templates(config.networks.templates, grid)
+    model = models.create(model_name, config.models, grid, templates)
     model.fit(signals, compute, config.compute.random_seed, checkpoint)
     model.save(weights)
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
 
 
 def support_rule(config: Config, recipe: Recipe) -> SupportRule:
@@ -227,6 +233,10 @@ def analyse(
         config.networks.state_threshold,
         dynamic,
     )
+    courses = model.courses(signals, compute)
+    if courses is not None:
+        table = pd.DataFrame(courses, columns=list(model.networks))
+        np.save(results / _COURSES, table.reindex(columns=templates.networks).to_numpy())
     np.savez(
         results / "networks.npz", **{f.name: getattr(networks, f.name) for f in fields(networks)}
     )
@@ -241,8 +251,10 @@ def analyse(
         "Recipe": {key: value for key, value in vars(model.recipe).items() if value is not None},
         "Box": list(model.box_shape),
         "Training": model.training,
+        "TrainedOnThisRun": signals.name in model.training.get("Runs", []),
         "InferenceDevice": compute.name,
-        "InferencePrecision": compute.precision,
+        "InferencePrecision": model.inference.get("Precision", compute.precision),
+        "PrecisionCheck": model.inference.get("PrecisionCheck"),
         "Templates": templates.name,
         "TemplateReference": templates.reference,
         "TemplateSource": templates.source,
@@ -290,8 +302,12 @@ def interpret(
     parcels: Parcels,
     steps: Steps,
     state_threshold: float,
+    courses: np.ndarray | None = None,
 ) -> NetworkResults:
-    """States, courses and places of the networks of a run."""
+    """States, courses and places of the networks of a run.
+
+    `courses` (T_kept, P) are those by the model itself, where it has a temporal part.
+    """
     states = assign_states(networks.iou, state_threshold)
     return NetworkResults(
         model=model_name,
@@ -299,7 +315,12 @@ def interpret(
         steps=steps,
         states=states,
         summary=summarize_states(states, steps.valid, len(templates.networks), steps.seconds),
-        courses=network_courses(networks.maps, signals.data, signals.covered),
+        courses=(
+            network_courses(networks.maps, np.asarray(signals.data), signals.covered)
+            if courses is None
+            else courses
+        ),
+        courses_by_model=courses is not None,
         peaks=find_peaks(networks.maps, signals.grid.coordinates, parcels.labels),
         final_overlap=_final_overlap(networks, templates, signals.covered),
     )
@@ -325,7 +346,11 @@ def write_signal(
     if config.networks.save_denoised:
         writer.write_denoised(
             denoised_image(
-                signals.data, signals.kept, signals.n_volumes, signals.grid, run.repetition_time
+                np.asarray(signals.data),
+                signals.kept,
+                signals.n_volumes,
+                signals.grid,
+                run.repetition_time,
             )
         )
     displacement = folder / "displacement.npy"
@@ -378,6 +403,7 @@ def write_networks(
         parcels,
         steps,
         config.networks.state_threshold,
+        np.load(results / _COURSES) if (results / _COURSES).is_file() else None,
     )
     writer.write_networks(
         interpreted,

@@ -14,26 +14,26 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
+from small_models import (
+    CPU,
+    all_maps,
+    assert_same,
+    one_line,
+    run_of,
+    small,
+    weights_of,
+)
 
 from bids_fbn import models
 from bids_fbn.config import ModelOptions
-from bids_fbn.errors import InputError, RunError
-from bids_fbn.models import base, fitting
-from bids_fbn.models.base import Model, Recipe
+from bids_fbn.errors import InputError
+from bids_fbn.models import inference
+from bids_fbn.models.base import Model
 from bids_fbn.models.blocks import crop_to, pad_to
 from bids_fbn.models.card import card_path, weights_hash
 from bids_fbn.models.compute import Compute, choose_compute
-from bids_fbn.models.scaae import SCAAE
-from bids_fbn.models.stca import STCA
 from bids_fbn.signal.grid import Grid, grid_geometry
 from bids_fbn.signal.signals import Signals
-
-CPU = Compute("cpu", "fp32")
-SMALL = {
-    "stca": Recipe(window=6, channels=4, learning_rate=2e-3, epochs=3, batch=2, stride=2),
-    "scaae": Recipe(window=1, channels=4, learning_rate=2e-3, epochs=2, batch=4),
-}
-CLASSES: dict[str, type[Model]] = {"stca": STCA, "scaae": SCAAE}
 
 
 @pytest.fixture(autouse=True)
@@ -43,50 +43,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def small(name: str, grid: Grid, candidates: str = "fbn", **changes: Any) -> Model:
-    return CLASSES[name](replace(SMALL[name], **changes), "test", grid, candidates)
-
-
-def run_of(
-    grid: Grid, n_volumes: int = 16, left_out: tuple[int, ...] = (), seed: int = 0
-) -> Signals:
-    """Two blobs that go up and down, and noise."""
-    rng = np.random.default_rng(seed)
-    middle = grid.coordinates.mean(axis=0)
-    blobs = np.stack(
-        [
-            np.exp(-((grid.coordinates - middle - shift) ** 2).sum(axis=1) / 800)
-            for shift in ([20, 0, 0], [-20, 0, 10])
-        ]
-    )
-    courses = np.sin(np.arange(n_volumes)[:, None] / [3.0, 5.0])
-    data = 2 * courses @ blobs + 0.3 * rng.standard_normal((n_volumes, grid.n_voxels))
-    data = (data - data.mean(axis=0)) / data.std(axis=0)
-    kept = np.setdiff1d(np.arange(n_volumes), left_out)
-    covered = np.ones(grid.n_voxels, dtype=bool)
-    return Signals(data[kept].astype(np.float32), grid, 2.0, kept, n_volumes, covered, "run")
-
-
-def all_maps(model: Model, signals: Signals, **options: Any) -> dict[int, np.ndarray]:
-    return {step: maps.copy() for step, maps in model.maps(signals, CPU, **options)}
-
-
-def weights_of(model: Model) -> dict[str, np.ndarray]:
-    return {key: value.cpu().numpy() for key, value in model.network.state_dict().items()}
-
-
-def assert_same(first: dict[Any, np.ndarray], second: dict[Any, np.ndarray]) -> None:
-    assert first.keys() == second.keys()
-    for key, values in first.items():
-        assert np.array_equal(values, second[key]), key
-
-
-def one_line(error: pytest.ExceptionInfo[Exception]) -> str:
-    text = str(error.value)
-    assert "\n" not in text
-    return text
 
 
 @pytest.fixture(scope="module")
@@ -123,11 +79,11 @@ def test_one_step_and_one_window_at_the_published_size(
     model.fit([run], CPU)
     assert len(model.training["LossCurve"]["Loss"]) == 1
     assert all(np.isfinite(values).all() for values in weights_of(model).values())
-    ((step, maps),) = model.maps(run, CPU)
-    assert step == 0
-    assert maps.shape == (n_maps, mni_4mm.n_voxels)
-    assert maps.dtype == np.float32
-    assert np.isfinite(maps).all()
+    ((steps, maps),) = model.maps(run, CPU)
+    assert steps.tolist() == [0]
+    assert maps.shape == (1, n_maps, mni_4mm.n_voxels)
+    assert maps.dtype == torch.float32
+    assert maps.isfinite().all()
 
 
 @pytest.mark.parametrize(("name", "n_maps"), [("stca", 64), ("scaae", 2)])
@@ -205,7 +161,7 @@ def test_every_step_with_a_window_has_its_maps_in_order(
     assert not steps.valid.all()
     assert all(maps.shape == (n_maps, ball_grid.n_voxels) for maps in at_once.values())
     assert model.n_candidates == n_maps
-    monkeypatch.setattr(base, "_INFERENCE_BYTES", 1)
+    monkeypatch.setattr(inference, "_CPU_BYTES", 1)
     one_by_one = all_maps(model, signals, stride=stride)
     for step, maps in at_once.items():
         np.testing.assert_allclose(one_by_one[step], maps, rtol=1e-4, atol=1e-5)
@@ -280,130 +236,14 @@ def test_bf16_gives_the_same_maps(ball_grid: Grid, name: str) -> None:
     signals = run_of(ball_grid)
     model = small(name, ball_grid).fit([signals], CPU)
     fine = all_maps(model, signals)
-    coarse = dict(model.maps(signals, Compute("cpu", "bf16")))
+    coarse = {
+        int(step): maps
+        for steps, batch in model.maps(signals, Compute("cpu", "bf16"))
+        for step, maps in zip(steps, batch.numpy(), strict=True)
+    }
     for step, maps in fine.items():
         for one, other in zip(maps, coarse[step], strict=True):
             assert np.corrcoef(one, other)[0, 1] > 0.99
-
-
-# --- training -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["stca", "scaae"])
-def test_the_same_seed_gives_the_same_model_and_another_another(
-    ball_grid: Grid, name: str
-) -> None:
-    signals = run_of(ball_grid)
-    first, again, other = (
-        small(name, ball_grid).fit([signals], CPU, seed=seed) for seed in (1, 1, 2)
-    )
-    assert_same(weights_of(first), weights_of(again))
-    assert_same(all_maps(first, signals), all_maps(again, signals))
-    maps, others = all_maps(first, signals)[4], all_maps(other, signals)[4]
-    assert not np.allclose(maps, others, atol=1e-3)
-
-
-@pytest.mark.parametrize("name", ["stca", "scaae"])
-def test_a_training_that_was_killed_ends_like_one_that_was_not(
-    ball_grid: Grid, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    signals = run_of(ball_grid)
-    whole = small(name, ball_grid).fit([signals], CPU, seed=3)
-
-    batches = base._Order.batches
-
-    def killed_in_the_second_epoch(order: Any, epoch: int) -> Iterator[np.ndarray]:
-        for number, chosen in enumerate(batches(order, epoch)):
-            if (epoch, number) == (1, 1):
-                raise KeyboardInterrupt
-            yield chosen
-
-    checkpoint = tmp_path / "training.pt"
-    monkeypatch.setattr(base._Order, "batches", killed_in_the_second_epoch)
-    with pytest.raises(KeyboardInterrupt):
-        small(name, ball_grid).fit([signals], CPU, 3, checkpoint)
-    assert checkpoint.is_file()
-    epochs = []
-
-    def watched(order: Any, epoch: int) -> Iterator[np.ndarray]:
-        epochs.append(epoch)
-        return batches(order, epoch)
-
-    monkeypatch.setattr(base._Order, "batches", watched)
-    resumed = small(name, ball_grid).fit([signals], CPU, 3, checkpoint)
-    assert epochs == list(range(1, resumed.recipe.epochs))
-    assert_same(weights_of(resumed), weights_of(whole))
-    assert resumed.training["LossCurve"] == whole.training["LossCurve"]
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(("name", "n_volumes"), [("stca", 6), ("scaae", 4)])
-def test_what_is_seen_again_and_again_is_learnt(
-    ball_grid: Grid, name: str, n_volumes: int
-) -> None:
-    model = small(name, ball_grid, epochs=25, learning_rate=3e-3)
-    losses = model.fit([run_of(ball_grid, n_volumes)], CPU).training["LossCurve"]["Loss"]
-    assert len(losses) == 25
-    assert losses[-1] < 0.75 * losses[0]
-
-
-def test_the_corrected_loss_is_that_of_the_mask(ball_grid: Grid) -> None:
-    batch = torch.randn(1, 6, 11, 11, 11)
-    wrong = batch.clone()
-    wrong[:, :, ~torch.from_numpy(ball_grid.mask[ball_grid.bounding_box])] += 100
-    assert small("stca", ball_grid)._loss(wrong, batch) == 0
-    wrong[:, :, 5, 5, 5] += 3
-    expected = 9 / ball_grid.n_voxels
-    assert float(small("stca", ball_grid)._loss(wrong, batch)) == pytest.approx(expected)
-
-
-def test_the_learning_rate_decays_by_epochs() -> None:
-    schedule = fitting.Schedule(1e-3, 20, decay=0.9, decay_every=2)
-    assert [schedule.rate(epoch) for epoch in (0, 1, 2, 3, 19)] == pytest.approx(
-        [1e-3, 1e-3, 9e-4, 9e-4, 1e-3 * 0.9**9]
-    )
-    assert fitting.Schedule(1e-3, 20).rate(19) == 1e-3
-
-
-@pytest.mark.parametrize(("stride", "epochs"), [(1, 2), (3, 4), (10, 4), (50, 3)])
-def test_an_epoch_takes_each_window_at_most_once(stride: int, epochs: int) -> None:
-    recipe = Recipe(
-        window=5, channels=4, learning_rate=1e-3, epochs=epochs, batch=4, stride=stride
-    )
-    order = base._Order(37, recipe, seed=0)
-    for epoch in range(epochs):
-        taken = np.concatenate(list(order.batches(epoch)))
-        assert len(set(taken.tolist())) == len(taken)
-        assert np.array_equal(np.diff(np.sort(taken)), np.full(len(taken) - 1, min(stride, 37)))
-        assert np.array_equal(taken, np.concatenate(list(order.batches(epoch))))
-    in_time = base._Order(37, replace(recipe, shuffle=False, stride=1), seed=0)
-    assert np.array_equal(np.concatenate(list(in_time.batches(0))), np.arange(37))
-
-
-def test_training_windows_bridge_no_gap_and_no_two_runs(ball_grid: Grid) -> None:
-    runs = [run_of(ball_grid, 20, left_out=(9, 10)), run_of(ball_grid, 12, seed=1)]
-    model = small("stca", ball_grid)
-    starts = model._training_starts(runs[0])
-    assert starts  # rows 0 to 8 and 9 to 17
-    assert all(start + 6 <= 9 or start >= 9 for start in starts)
-    assert model._training_starts(runs[1]) == list(range(7))
-    model.fit(runs, CPU)
-    assert model.training["Runs"] == ["run", "run"]
-    assert model.training["Volumes"] == 30
-
-
-def test_a_training_that_diverges_is_an_error_of_the_run(ball_grid: Grid) -> None:
-    signals = run_of(ball_grid)
-    signals.data[5] = np.nan
-    with pytest.raises(RunError) as error:
-        small("stca", ball_grid).fit([signals], CPU)
-    assert "diverged at step" in one_line(error)
-
-
-def test_a_run_without_a_window_is_an_error_of_the_run(ball_grid: Grid) -> None:
-    with pytest.raises(RunError) as error:
-        small("stca", ball_grid).fit([run_of(ball_grid, 5)], CPU)
-    assert "6 volumes" in one_line(error)
 
 
 # --- weights ------------------------------------------------------------------------------------

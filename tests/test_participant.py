@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from command import ROOT, SMALL, TRAINED, app, environment, result_files
 from read_back import check_output
@@ -21,6 +22,7 @@ from bids_fbn.bids.naming import run_outputs
 from bids_fbn.bids.writing import sidecar_path
 from bids_fbn.config import Config
 from bids_fbn.simulate import simulate_dataset
+from bids_fbn.train import main as train_main
 
 OPTIONS = (
     "--participant-label=01",
@@ -175,9 +177,50 @@ def test_weights_of_one_participant_apply_to_another(dataset: Path, output: Path
     assert done.returncode == 0, done.stderr
     facts = json.loads(next(out.rglob("*_desc-scaae_decomposition.json")).read_text())
     assert facts["Training"]["Runs"] == ["sub-01_task-rest"]
+    assert facts["TrainedOnThisRun"] is False
+    text = (out / "logs" / "CITATION.md").read_text()
+    assert "trained beforehand on 1 run, none of which is analysed here" in text
     done = app(dataset, out, "--model=scaae", f"--weights={weights}", *TRAINED, "--resolution=12")
     assert done.returncode == 2
     assert "at 12 mm" in done.stderr
+
+
+def test_one_model_is_trained_on_all_participants_and_applied(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """ST-CNN, whose courses come from its own temporal part."""
+    signals, out = tmp_path / "signals", tmp_path / "out"
+    work = tmp_path / "signals-work"
+    done = app(dataset, signals, "--signals-only", "--nuisance=none", *TRAINED)
+    assert done.returncode == 0, done.stderr
+    assert f"cleaned signals: {work / 'bids_fbn' / 'signals'}" in done.stdout
+    assert len(list(signals.rglob("*_qc.tsv"))) == 2
+    assert not list(signals.rglob("*_components*"))
+    assert not list(signals.glob("*.html"))
+    weights = tmp_path / "shared.safetensors"
+    code = train_main(
+        [
+            *(str(work), str(weights), "--model=stcnn", "--templates=seitzman2018"),
+            *("--sloppy", "--epochs=1", "--device=cpu", "--window=20"),
+        ]
+    )
+    assert code == 0, capsys.readouterr().err
+    card = json.loads(weights.with_suffix(".json").read_text())
+    assert card["Training"]["Runs"] == ["sub-01_task-rest", "sub-02_task-rest"]
+    options = ("--participant-label=02", "--model=stcnn", f"--weights={weights}")
+    done = app(dataset, out, *options, "--nuisance=none", *TRAINED)
+    assert done.returncode == 0, done.stderr
+    check_output(out)
+    facts = json.loads(next(out.rglob("*_desc-stcnn_decomposition.json")).read_text())
+    assert facts["TrainedOnThisRun"] is True
+    assert "dictionary learning" in (out / "logs" / "CITATION.md").read_text()
+    mixing = next(out.rglob("*_desc-stcnn_mixing.tsv"))
+    column = card["Architecture"]["Networks"][0]
+    described = json.loads(mixing.with_suffix(".json").read_text())[column]
+    assert "temporal part" in described["Description"]
+    courses = pd.read_csv(mixing, sep="\t", na_values="n/a")
+    assert len(courses) == 60
+    assert courses[column].std() == pytest.approx(1, abs=0.05)
 
 
 def _wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:

@@ -45,6 +45,8 @@ class NetworkResults:
     peaks : list of Peak
     final_overlap : DataFrame (P rows)
         Overlap of the FBN maps with their templates, by the size-matched and by a fixed rule.
+    courses_by_model : bool
+        The courses come from the model's own temporal part, rather than from least squares.
     """
 
     model: str
@@ -55,6 +57,7 @@ class NetworkResults:
     courses: np.ndarray
     peaks: list[Peak]
     final_overlap: pd.DataFrame
+    courses_by_model: bool = False
 
 
 class RunWriter:
@@ -246,14 +249,18 @@ class RunWriter:
         courses = np.full((n_volumes, len(self._networks)), np.nan)
         courses[kept] = results.courses
         table = pd.DataFrame(courses, columns=self._networks)
+        how, units = (
+            ("by the temporal part of the model, z-scored", "standard deviations")
+            if results.courses_by_model
+            else ("least squares of the cleaned signal on all FBN maps at once", "arbitrary")
+        )
         write_table(
             self.path("mixing", results.model),
             table,
             {
                 name: {
-                    "Description": "Course of the network: least squares of the cleaned signal on "
-                    "all FBN maps at once; n/a in volumes left out",
-                    "Units": "arbitrary",
+                    "Description": f"Course of the network: {how}; n/a in volumes left out",
+                    "Units": units,
                 }
                 for name in self._networks
             },

@@ -6,6 +6,7 @@ training loop. :func:`create` and :func:`load` are the way in.
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,33 +15,48 @@ from bids_fbn.errors import InputError
 if TYPE_CHECKING:
     from bids_fbn.config import ModelOptions
     from bids_fbn.models.base import Model
+    from bids_fbn.networks.templates import TemplateSet
     from bids_fbn.signal.grid import Grid
 
-__all__ = ["create", "load"]
+__all__ = ["create", "load", "window_of"]
+
+
+_CLASSES = {
+    "stca": ("bids_fbn.models.stca", "STCA"),
+    "scaae": ("bids_fbn.models.scaae", "SCAAE"),
+    "stcnn": ("bids_fbn.models.stcnn", "STCNN"),
+}
 
 
 def _model_class(name: str) -> type[Model]:
+    if name not in _CLASSES:
+        raise InputError(f"model {name}: unknown; choose one of {', '.join(_CLASSES)}")
     # Imported when asked for: `--help` and `--version` must not wait for torch.
-    from bids_fbn.models.scaae import SCAAE
-    from bids_fbn.models.stca import STCA
-
-    classes: dict[str, type[Model]] = {"stca": STCA, "scaae": SCAAE}
-    if name not in classes:
-        raise InputError(f"model {name}: unknown; choose one of {', '.join(classes)}")
-    return classes[name]
+    module, of_module = _CLASSES[name]
+    model_class: type[Model] = getattr(import_module(module), of_module)
+    return model_class
 
 
-def create(name: str, options: ModelOptions, grid: Grid) -> Model:
+def create(
+    name: str, options: ModelOptions, grid: Grid, templates: TemplateSet | None = None
+) -> Model:
     """An untrained model.
 
     Parameters
     ----------
-    name : {"stca", "scaae"}
+    name : {"stca", "scaae", "stcnn"}
     options : ModelOptions
         Where an option is None the model's own recipe decides.
     grid : Grid
+    templates : TemplateSet, optional
+        On the grid; ST-CNN needs them to be trained.
     """
-    return _model_class(name).from_options(options, grid)
+    return _model_class(name).from_options(options, grid, templates)
+
+
+def window_of(name: str, options: ModelOptions) -> int:
+    """Volumes in a window of a model that is to be trained."""
+    return _model_class(name).recipe_from(options).window
 
 
 def load(weights: Path, grid: Grid, candidates: str = "fbn") -> Model:

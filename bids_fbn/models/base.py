@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import os
@@ -9,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -23,17 +24,33 @@ from bids_fbn.errors import InputError, RunError
 from bids_fbn.models.blocks import count_parameters
 from bids_fbn.models.card import card_path, check_grid, grid_facts, weights_hash
 from bids_fbn.models.compute import Compute
-from bids_fbn.models.fitting import Schedule, train
+from bids_fbn.models.distributed import share_batch_norm
+from bids_fbn.models.fitting import Plan, Stage, train
+from bids_fbn.models.geometry import Region
+from bids_fbn.models.inference import (
+    LOWEST_R,
+    batch_size,
+    lowest_correlation,
+    stretches,
+    windows_over,
+)
+from bids_fbn.models.sampling import Batch, Windows
+from bids_fbn.models.spectral import use_spectra
 from bids_fbn.signal.grid import Grid
 from bids_fbn.signal.signals import Signals
 from bids_fbn.signal.windows import Steps, steps_of
+
+if TYPE_CHECKING:
+    from bids_fbn.networks.templates import TemplateSet
 
 __all__ = ["Model", "Recipe"]
 
 logger = logging.getLogger(__name__)
 
-# Features of one inference batch, all channels: small beside a cluster's memory for a task.
-_INFERENCE_BYTES = 256 * 2**20
+# Enough to tell one epoch from another, few enough to cost little beside an epoch.
+_VALIDATION_WINDOWS = 1000
+# Copies of a window's features that are in memory at once while it is computed.
+_COPIES = 4
 
 
 @dataclass(frozen=True)
@@ -47,7 +64,7 @@ class Recipe:
     channels : int
         Features, and maps before any are combined.
     learning_rate, learning_rate_decay, decay_every, epochs
-        See :class:`~bids_fbn.models.fitting.Schedule`.
+        See :class:`~bids_fbn.models.fitting.Stage`.
     batch : int
         Windows (or volumes) in a training step.
     stride : int
@@ -95,6 +112,9 @@ class Model(ABC):
 
     name: ClassVar[str]
     recipes: ClassVar[dict[str, Recipe]]
+    recipe_class: ClassVar[type[Recipe]] = Recipe
+    networks: tuple[str, ...] = ()
+    """Template networks that each of its maps is of, for a model that knows."""
 
     network: Any
 
@@ -103,12 +123,10 @@ class Model(ABC):
         self.preset = preset
         self.grid = grid
         self.candidates = candidates
-        box = tuple(slice(0, side) for side in grid.shape)
-        if not recipe.whole_box:
-            box = grid.bounding_box
-        mask = grid.mask[box]
-        self.box_shape: tuple[int, ...] = mask.shape
+        self.region = Region.of(grid.shape, None if recipe.whole_box else grid.bounding_box)
+        mask = grid.mask if recipe.whole_box else grid.mask[grid.bounding_box]
         self._mask_index = torch.from_numpy(np.flatnonzero(mask))
+        self.inference: dict[str, Any] = {}
         self.training: dict[str, Any] = {}
         self.network = self._build()
 
@@ -118,22 +136,64 @@ class Model(ABC):
 
     @abstractmethod
     def _candidates(self, batch: Tensor) -> Tensor:
-        """Windows (B, W, X, Y, Z) → candidate maps (B, K, V)."""
+        """Windows (B, W, X, Y, Z) → candidate maps (B, K, V).
+
+        ``self.network`` is what :meth:`_mapping_network` gave.
+        """
+
+    def _mapping_network(self) -> nn.Module:
+        """A copy of what maps need of the network."""
+        return copy.deepcopy(self.network)
 
     @classmethod
-    def from_options(cls, options: ModelOptions, grid: Grid) -> Self:
-        """An untrained model with the asked preset, and what else was asked in its place."""
-        preset = "sloppy" if options.sloppy else options.preset
-        recipe = cls.recipes[preset]
+    def from_options(
+        cls, options: ModelOptions, grid: Grid, templates: TemplateSet | None = None
+    ) -> Self:
+        """An untrained model with the asked preset, and what else was asked in its place.
+
+        Parameters
+        ----------
+        options : ModelOptions
+        grid : Grid
+        templates : TemplateSet, optional
+            For a model that learns to map them.
+        """
+        preset = cls._preset(options)
+        return cls(cls.recipe_from(options), preset, grid, options.candidates)
+
+    @staticmethod
+    def _preset(options: ModelOptions) -> str:
+        return "sloppy" if options.sloppy else options.preset
+
+    @classmethod
+    def recipe_from(cls, options: ModelOptions) -> Recipe:
+        """The recipe of the asked preset, with what else was asked in its place."""
+        recipe = cls.recipes[cls._preset(options)]
         asked: dict[str, Any] = {
             "channels": options.channels,
             "epochs": options.epochs,
+            "batch": options.batch,
             "stride": options.training_stride,
         }
         if recipe.window > 1:
             asked["window"] = options.window
-        asked = {key: value for key, value in asked.items() if value is not None}
-        return cls(replace(recipe, **asked), preset, grid, options.candidates)
+        return replace(recipe, **{key: value for key, value in asked.items() if value is not None})
+
+    @classmethod
+    def from_facts(
+        cls, recipe: Recipe, preset: str, grid: Grid, candidates: str, facts: dict[str, Any]
+    ) -> Self:
+        """A model as its card describes it, untrained."""
+        return cls(recipe, preset, grid, candidates)
+
+    def facts(self) -> dict[str, Any]:
+        """What the card says that only this kind of model knows."""
+        return {}
+
+    @property
+    def box_shape(self) -> tuple[int, ...]:
+        """Voxels along each axis of the box that windows are scattered into."""
+        return self.region.shape
 
     @property
     def window(self) -> int:
@@ -160,66 +220,142 @@ class Model(ABC):
         compute: Compute,
         seed: int = 0,
         checkpoint: Path | None = None,
+        *,
+        validation: Sequence[Signals] = (),
+        patience: int | None = None,
+        accumulate: int = 1,
     ) -> Self:
         """Train from new weights on runs of one or more participants.
+
+        Windows are read from the runs' files as they are needed: memory does not grow with the
+        number of runs. Where ``compute.processes`` says so, several processes train together,
+        each calling this with the same arguments; all end with the same weights.
 
         On a CPU the same seed, precision and number of threads give the same weights. On a GPU
         those of STCA may differ in the last digits: the backward pass of trilinear
         interpolation adds in no fixed order there.
+
+        Parameters
+        ----------
+        signals : sequence of Signals
+        compute : Compute
+        seed : int
+        checkpoint : Path, optional
+            Written as training goes on; if it exists training continues there. It is left for
+            the caller to remove, once the weights are saved.
+        validation : sequence of Signals
+            Of other participants: the weights of the epoch that does best on them are kept.
+        patience : int, optional
+            Epochs without a better loss on them after which training ends early.
+        accumulate : int
+            Parts in which a batch is computed, one after the other.
 
         Raises
         ------
         RunError
             If no run has a whole window, or the training diverges.
         """
-        starts = [(run, start) for run in signals for start in self._training_starts(run)]
-        if not starts:
+        windows = self._windows(signals)
+        if not len(windows):
             raise RunError(f"{self.name}: no run has {self.window} volumes without a gap")
+        fabric = compute.fabric()
+        fabric.launch()
         torch.manual_seed(seed)
-        self.network = self._build().to(compute.torch_device)
-        on_device = {
-            id(run): torch.from_numpy(np.array(run.data)).to(compute.torch_device)
-            for run in signals
-        }
+        self.network = self._build().to(fabric.device)
+        if fabric.world_size > 1:
+            self.network = share_batch_norm(self.network, fabric.device)
+        self.prepare([*signals, *validation], seed)
         recipe = self.recipe
-        order = _Order(len(starts), recipe, seed)
-
-        def batches(epoch: int) -> Iterator[Tensor]:
-            for chosen in order.batches(epoch):
-                picked = [starts[i] for i in chosen]
-                yield self._to_box(
-                    torch.stack([on_device[id(r)][s : s + recipe.window] for r, s in picked])
-                )
-
-        curve = train(
+        held_out = self._validation_windows(signals, validation)
+        training = train(
             self.network,
-            batches,
-            order.steps_per_epoch,
-            self._loss,
-            Schedule(
-                recipe.learning_rate,
-                recipe.epochs,
-                recipe.learning_rate_decay,
-                recipe.decay_every,
+            Plan(
+                self.name,
+                self.stages(),
+                windows,
+                recipe.batch,
+                recipe.stride,
+                recipe.shuffle,
+                seed,
+                accumulate,
+                held_out,
+                patience,
+                {"recipe": asdict(recipe), "grid": self.grid.fingerprint},
             ),
-            compute,
+            self.loss,
+            fabric,
             checkpoint,
-            self.name,
         )
+        weights = self.network.state_dict()
+        self.network = self._build().to(fabric.device)
+        self.network.load_state_dict(weights)
+        self.network.eval()
         self.training = {
             "Runs": [run.name for run in signals],
             "Volumes": int(sum(run.n_kept for run in signals)),
             "Seed": seed,
             "Device": compute.name,
             "Precision": compute.precision,
+            "Processes": fabric.world_size,
             "Threads": torch.get_num_threads() if compute.device == "cpu" else None,
             "TorchVersion": torch.__version__,
-            "LossCurve": curve.points(),
+            "LossCurve": training.curve.points(),
         }
+        if held_out is not None:
+            self.training |= {
+                "ValidationRuns": [run.name for run in validation],
+                "ValidationCurve": training.validation.points(),
+                "KeptEpochs": training.kept_epochs,
+            }
         return self
 
-    def _training_starts(self, run: Signals) -> list[int]:
-        return [int(start) for start in self.steps(run).start if start >= 0]
+    def stages(self) -> list[Stage]:
+        """The stages of the training; an autoencoder has one."""
+        recipe = self.recipe
+        return [
+            Stage(
+                "training",
+                recipe.epochs,
+                recipe.learning_rate,
+                recipe.learning_rate_decay,
+                recipe.decay_every,
+            )
+        ]
+
+    def prepare(self, signals: Sequence[Signals], seed: int) -> None:  # noqa: B027 (may stay empty)
+        """Make ready what :meth:`loss` needs of the runs; an autoencoder needs nothing.
+
+        Parameters
+        ----------
+        signals : sequence of Signals
+            Runs to train on and, after them, those to validate on: ``batch.runs`` counts them in
+            this order.
+        seed : int
+        """
+
+    def loss(self, network: Any, batch: Batch, stage: str) -> Tensor:
+        """Mean loss of a batch; `network` is called as a whole, once."""
+        box = self._to_box(batch.windows)
+        return self._loss(network(box), box)
+
+    def _windows(self, signals: Sequence[Signals]) -> Windows:
+        return Windows.of(signals, self.window, self._training_starts)
+
+    def _validation_windows(
+        self, signals: Sequence[Signals], validation: Sequence[Signals]
+    ) -> Windows | None:
+        if not validation:
+            return None
+        windows = self._windows(validation).thinned(_VALIDATION_WINDOWS)
+        if not len(windows):
+            raise RunError(
+                f"{self.name}: no run to validate on has {self.window} volumes without a gap"
+            )
+        return windows.counted_from(len(signals))
+
+    def _training_starts(self, run: Signals) -> np.ndarray:
+        start = self.steps(run).start
+        return start[start >= 0]
 
     def _loss(self, reconstruction: Tensor, batch: Tensor) -> Tensor:
         error = (reconstruction.float() - batch) ** 2
@@ -238,31 +374,84 @@ class Model(ABC):
 
     def maps(
         self, signals: Signals, compute: Compute, stride: int = 1
-    ) -> Iterator[tuple[int, np.ndarray]]:
-        """Candidate maps of every step that has a window.
+    ) -> Iterator[tuple[np.ndarray, Tensor]]:
+        """Candidate maps of every step that has a window, batch by batch.
+
+        How precise they are is left in ``inference``.
 
         Yields
         ------
-        step : int
-            Row of the tables, see :meth:`steps`.
-        maps : ndarray (K, V) of float32
-            In the network's own units; z-scores over the whole box for published STCA.
+        steps : ndarray (B,) of int
+            Rows of the tables, ascending, see :meth:`steps`.
+        maps : Tensor (B, K, V) of float32
+            On the device, in the network's own units; z-scores over the whole box for published
+            STCA.
         """
+        device = compute.torch_device
         starts = self.steps(signals, stride).start
-        valid = np.flatnonzero(starts >= 0)
-        self.network.to(compute.torch_device).eval()
-        data = torch.from_numpy(np.array(signals.data)).to(compute.torch_device)
-        bytes_each = 4 * self.recipe.channels * int(np.prod(self.box_shape))
-        size = max(1, min(32, _INFERENCE_BYTES // (4 * bytes_each)))
-        for first in range(0, len(valid), size):
-            chosen = valid[first : first + size]
-            windows = torch.stack(
-                [data[starts[step] : starts[step] + self.window] for step in chosen]
-            )
-            with torch.no_grad(), compute.autocast():
-                candidates = self._candidates(self._to_box(windows))
-            for step, candidate_maps in zip(chosen, candidates.float().cpu().numpy(), strict=True):
-                yield int(step), candidate_maps
+        steps = np.flatnonzero(starts >= 0)
+        starts = starts[steps]
+        bytes_each = 4 * self.recipe.channels * int(np.prod(self.grid.shape))
+        size = batch_size(device, _COPIES * bytes_each)
+        most_rows = self.window + max(self.window, stride * size)
+        mapper: Model | None = None
+        for stretch, gap in stretches(starts, self.window, most_rows):
+            first, last = starts[stretch][0], starts[stretch][-1] + self.window
+            rows = torch.from_numpy(np.array(signals.data[first:last])).to(device)
+            windows = windows_over(self._to_box(rows[None])[0], self.window, gap)
+            for batch, chosen in zip(
+                windows.split(size),
+                np.split(steps[stretch], range(size, len(windows), size)),
+                strict=True,
+            ):
+                if mapper is None:
+                    mapper, compute = self._checked_mapper(batch[:1], compute)
+                yield chosen, mapper._mapped(batch, compute)
+
+    def _mapped(self, batch: Tensor, compute: Compute) -> Tensor:
+        with torch.no_grad(), compute.autocast():
+            return self._candidates(batch).float()
+
+    def _mapper(self, compute: Compute) -> Model:
+        """This model with a network that makes maps only, as fast as it can."""
+        mapper = copy.copy(self)
+        mapper.network = self._mapping_network().to(compute.torch_device).eval()
+        if compute.precision == "bf16":
+            mapper.network.to(memory_format=torch.channels_last_3d)
+        elif compute.torch_device.type == "cpu":
+            use_spectra(mapper.network)
+        return mapper
+
+    def _checked_mapper(self, window: Tensor, compute: Compute) -> tuple[Model, Compute]:
+        """What to compute with, after a look at one window in bf16 and in fp32."""
+        mapper = self._mapper(compute)
+        self.inference = {"Precision": compute.precision}
+        if compute.precision == "fp32":
+            return mapper, compute
+        fp32 = replace(compute, precision="fp32")
+        precise = self._mapper(fp32)
+        lowest = lowest_correlation(mapper._mapped(window, compute), precise._mapped(window, fp32))
+        self.inference["PrecisionCheck"] = round(lowest, 6)
+        if lowest >= LOWEST_R:
+            return mapper, compute
+        logger.warning(
+            "%s: the maps of the first window in bf16 correlate with those in fp32 by %.4f at "
+            "worst; %s",
+            self.name,
+            lowest,
+            "computing them in fp32" if compute.automatic else "--precision fp32 is more precise",
+        )
+        if not compute.automatic:
+            return mapper, compute
+        self.inference["Precision"] = "fp32"
+        return precise, fp32
+
+    def courses(self, signals: Signals, compute: Compute) -> np.ndarray | None:
+        """Course of each of ``networks`` by the model's own temporal part, (T, K).
+
+        None for a model without one.
+        """
+        return None
 
     def save(self, path: Path) -> dict[str, Any]:
         """Write weights (safetensors) and the card beside them; returns the card."""
@@ -278,6 +467,7 @@ class Model(ABC):
                 "Channels": self.recipe.channels,
                 "Box": list(self.box_shape),
                 "Parameters": self.n_parameters,
+                **self.facts(),
             },
             "Recipe": asdict(self.recipe),
             "Grid": grid_facts(self.grid),
@@ -304,7 +494,8 @@ class Model(ABC):
         """
         check_grid(card, weights, grid)
         try:
-            model = cls(Recipe(**card["Recipe"]), card["Preset"], grid, candidates)
+            recipe = cls.recipe_class(**card["Recipe"])
+            model = cls.from_facts(recipe, card["Preset"], grid, candidates, card["Architecture"])
             model.network.load_state_dict(load_file(weights))
         except (InputError, SafetensorError, RuntimeError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
@@ -312,31 +503,3 @@ class Model(ABC):
         model.network.eval()
         model.training = card.get("Training", {})
         return model
-
-
-class _Order:
-    """In which order an epoch takes its windows; the same for the same seed and epoch."""
-
-    def __init__(self, n_windows: int, recipe: Recipe, seed: int) -> None:
-        self._n_windows = n_windows
-        self._recipe = recipe
-        self._seed = seed
-
-    def _chosen(self, epoch: int) -> np.ndarray:
-        recipe = self._recipe
-        # Every epoch starts at another volume, so that a stride leaves no window unseen for good.
-        stride = min(recipe.stride, self._n_windows)
-        offset = (epoch * stride) // recipe.epochs % stride
-        chosen = np.arange(offset, self._n_windows, stride)
-        if recipe.shuffle:
-            np.random.default_rng([self._seed, epoch]).shuffle(chosen)
-        return chosen
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return -(-len(self._chosen(0)) // self._recipe.batch)
-
-    def batches(self, epoch: int) -> Iterator[np.ndarray]:
-        chosen = self._chosen(epoch)
-        for first in range(0, len(chosen), self._recipe.batch):
-            yield chosen[first : first + self._recipe.batch]

@@ -11,16 +11,36 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bids_fbn.models.geometry import Region, convolve, crop
+
 __all__ = [
     "ChannelAttention",
     "ResidualBlock",
     "SpatialAttention",
+    "arranged",
     "conv3d",
     "count_parameters",
     "crop_to",
     "pad_to",
     "padded_shape",
+    "part_of",
+    "within",
 ]
+
+
+# With 8 channels, channels last made training a fifth slower; with 64, a quarter faster.
+_MANY_CHANNELS = 32
+
+
+def arranged(features: Tensor, channels: int) -> Tensor:
+    """Features (B, C, X, Y, Z) as convolutions to so many channels read them fastest.
+
+    That is channels last in bf16. Layers keep the order, so it is enough to arrange what goes in.
+    """
+    device = features.device.type
+    if channels < _MANY_CHANNELS or not torch.is_autocast_enabled(device):
+        return features
+    return features.to(torch.get_autocast_dtype(device), memory_format=torch.channels_last_3d)
 
 
 def conv3d(inputs: int, outputs: int, kernel: int, groups: int = 1) -> nn.Conv3d:
@@ -46,8 +66,16 @@ class ChannelAttention(nn.Module):
             nn.Sigmoid(),
         )
 
-    def forward(self, features: Tensor) -> Tensor:
-        return self.weigh(features.mean(dim=(2, 3, 4)))[:, :, None, None, None]
+    def forward(self, features: Tensor, beyond: Tensor | None = None, n_beyond: int = 0) -> Tensor:
+        """Weights from features of which `n_beyond` more voxels, all of value `beyond` (C,), were
+        not computed."""
+        # A sum over 10⁵ voxels, and weights that scale whole channels: in fp32 always.
+        with torch.autocast(features.device.type, enabled=False):
+            total = features.sum(dim=(2, 3, 4), dtype=torch.float32)
+            if beyond is not None:
+                total = total + n_beyond * beyond.float()
+            weights = self.weigh(total / (features[0, 0].numel() + n_beyond))
+        return weights.to(features.dtype)[:, :, None, None, None]
 
 
 class SpatialAttention(nn.Module):
@@ -61,8 +89,11 @@ class SpatialAttention(nn.Module):
         self.wide = conv3d(channels, channels, 7)
         self.narrow = conv3d(channels, channels, 3)
 
-    def forward(self, features: Tensor) -> Tensor:
-        return self.narrow(functional.gelu(self.wide(features)))
+    def forward(self, features: Tensor, given: Region, wanted: Region) -> Tensor:
+        """Logits on `wanted` from features on `given`, see :func:`.geometry.convolve`."""
+        between = wanted.grown(self.narrow.kernel_size[0] // 2)
+        hidden = functional.gelu(convolve(self.wide, features, given, between))
+        return convolve(self.narrow, hidden, between, wanted)
 
 
 class ResidualBlock(nn.Module):
@@ -108,11 +139,22 @@ def pad_to(features: Tensor, shape: tuple[int, ...]) -> Tensor:
     return functional.pad(features, [side for margin in reversed(margins) for side in margin])
 
 
+def within(outer: tuple[int, ...], inner: tuple[int, ...]) -> Region:
+    """Where :func:`pad_to` puts features of shape `inner` in the shape `outer`."""
+    low = tuple(margin for margin, _ in _margins(inner, outer))
+    return Region(outer, low, tuple(lo + i for lo, i in zip(low, inner, strict=True)))
+
+
 def crop_to(features: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Inverse of :func:`pad_to`."""
-    margins = _margins(shape, tuple(features.shape[2:]))
-    x, y, z = (slice(low, low + side) for (low, _), side in zip(margins, shape, strict=True))
-    return features[:, :, x, y, z]
+    padded = tuple(features.shape[2:])
+    return crop(features, Region.of(padded), within(padded, shape))
+
+
+def part_of(network: nn.Module, part: nn.Module) -> dict[str, Tensor]:
+    """The weights of a network that a part of it also has."""
+    state = network.state_dict()
+    return {key: state[key] for key in part.state_dict()}
 
 
 def count_parameters(module: torch.nn.Module) -> int:

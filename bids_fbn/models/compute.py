@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from bids_fbn.errors import InputError
+from bids_fbn.models.distributed import Processes
 
 __all__ = ["Compute", "choose_compute"]
 
@@ -26,10 +27,16 @@ class Compute:
         ``cpu`` or ``cuda:N``.
     precision : {"fp32", "bf16"}
         bf16 is mixed: weights and their updates stay fp32.
+    processes : Processes
+        That train together, each with a device of its own.
+    automatic : bool
+        The precision was left to the program, which may go back to fp32.
     """
 
     device: str
     precision: Literal["fp32", "bf16"]
+    processes: Processes = field(default_factory=Processes)
+    automatic: bool = False
 
     @property
     def torch_device(self) -> torch.device:
@@ -43,18 +50,29 @@ class Compute:
         return f"CPU, {torch.get_num_threads()} threads"
 
     def fabric(self) -> Any:
-        """A Lightning Fabric on this device."""
+        """A Lightning Fabric on this device, or on those of all processes that train together."""
         from lightning_fabric import Fabric
+        from lightning_fabric.plugins.environments import LightningEnvironment
 
         cuda = self.torch_device.type == "cuda"
+        kind: dict[str, Any] = {
+            "accelerator": "cuda" if cuda else "cpu",
+            "precision": "bf16-mixed" if self.precision == "bf16" else "32-true",
+        }
+        if self.processes.total > 1:
+            kind |= {
+                "strategy": "ddp",
+                "devices": self.processes.per_node,
+                "num_nodes": self.processes.nodes,
+            }
+        else:
+            kind["devices"] = [self.torch_device.index or 0] if cuda else 1
+            # Inside a job of several tasks Fabric would wait for the others.
+            kind["plugins"] = LightningEnvironment()
         # Fabric advises on schedulers and loaders that are not in use here.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return Fabric(
-                accelerator="cuda" if cuda else "cpu",
-                devices=[self.torch_device.index or 0] if cuda else 1,
-                precision="bf16-mixed" if self.precision == "bf16" else "32-true",
-            )
+            return Fabric(**kind)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The context for inference at this precision."""
@@ -63,7 +81,12 @@ class Compute:
         return torch.autocast(self.torch_device.type, dtype=torch.bfloat16)
 
 
-def choose_compute(device: str, precision: str, threads: int | None = None) -> Compute:
+def choose_compute(
+    device: str,
+    precision: str,
+    threads: int | None = None,
+    processes: Processes | None = None,
+) -> Compute:
     """Settle ``auto``.
 
     Parameters
@@ -74,12 +97,15 @@ def choose_compute(device: str, precision: str, threads: int | None = None) -> C
         ``auto``, ``fp32`` or ``bf16``; auto takes bf16 where the processor computes with it.
     threads : int, optional
         For torch on the CPU.
+    processes : Processes, optional
+        That train together.
 
     Raises
     ------
     InputError
-        If a GPU was required and there is none.
+        If a GPU was required and there is none, or there are more processes than GPUs.
     """
+    processes = processes or Processes()
     if threads is not None:
         torch.set_num_threads(threads)
     if device == "auto":
@@ -91,6 +117,14 @@ def choose_compute(device: str, precision: str, threads: int | None = None) -> C
                 "Docker --gpus all); or use --device cpu"
             )
         index = int(device.partition(":")[2] or 0)
+        if processes.total > 1:
+            if processes.per_node > torch.cuda.device_count():
+                raise InputError(
+                    f"{processes.per_node} processes on a node with {torch.cuda.device_count()} "
+                    "GPUs that each can see; start one process for each GPU (with SLURM, "
+                    "--gpus-per-node rather than --gpus-per-task)"
+                )
+            index = processes.local_rank
         if index >= torch.cuda.device_count():
             raise InputError(
                 f"--device {device}: there are {torch.cuda.device_count()} GPUs, counted from 0"
@@ -99,9 +133,10 @@ def choose_compute(device: str, precision: str, threads: int | None = None) -> C
         # The same seed gives the same weights only if the same algorithm is taken each time.
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
-    if precision == "auto":
+    automatic = precision == "auto"
+    if automatic:
         precision = "bf16" if _has_bf16(device) else "fp32"
-    return Compute(device, "bf16" if precision == "bf16" else "fp32")
+    return Compute(device, "bf16" if precision == "bf16" else "fp32", processes, automatic)
 
 
 def _has_bf16(device: str) -> bool:

@@ -11,7 +11,7 @@ patterns of brain function with spatial-wise attention. Journal of Neural Engine
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -23,13 +23,17 @@ from bids_fbn.models.blocks import (
     ChannelAttention,
     ResidualBlock,
     SpatialAttention,
+    arranged,
     conv3d,
     crop_to,
     pad_to,
     padded_shape,
+    part_of,
 )
+from bids_fbn.models.folding import fold
+from bids_fbn.models.geometry import Region, convolve, crop
 
-__all__ = ["SCAAE", "SCAAENetwork"]
+__all__ = ["SCAAE", "SCAAEAttention", "SCAAENetwork", "cut_tails"]
 
 # Patches of 8 voxels, then pairs of patches: each side of the padded box is a multiple of 16.
 _PATCH = 8
@@ -55,6 +59,11 @@ class ShortcutBlock(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         total = sum(branch(features) for branch in self.branches)
         return functional.gelu(total + features if self.keeps_input else total)
+
+    def folded(self) -> nn.Sequential:
+        """The block in eval mode as one convolution and its GELU."""
+        branches: Any = self.branches  # of (convolution, batch norm)
+        return nn.Sequential(fold(branches, self.keeps_input), nn.GELU())
 
 
 class PositionMLP(nn.Module):
@@ -83,24 +92,23 @@ class PositionMLP(nn.Module):
         return features.squeeze(-1)
 
 
-class SCAAENetwork(nn.Module):
-    """The network: volumes (B, 1, X, Y, Z) → reconstructed volumes (B, 1, X, Y, Z).
+class SCAAEAttention(nn.Module):
+    """The part of the network that makes maps: volumes (B, 1, X, Y, Z) → features and logits.
+
+    It is computed on the whole MNI box: the channels' weights are means over all of it.
 
     Parameters
     ----------
     channels : int
         Even; half of them in each of the two branches (32 as published).
-    shape : tuple of int
-        X, Y, Z.
-    cube : bool
-        Pad to a cube, as published, rather than each side by itself.
+    region : Region
+        Of the MNI box, where volumes are given; they are 0 elsewhere.
     """
 
-    def __init__(self, channels: int, shape: tuple[int, ...], cube: bool = False) -> None:
+    def __init__(self, channels: int, region: Region) -> None:
         super().__init__()
-        self.shape = shape
-        self.padded = padded_shape(shape, _STRIDE, cube)
-        self.latent_shape = tuple(side // _STRIDE for side in self.padded)
+        self.region = region
+        self.whole = Region.of(region.whole)
         half = channels // 2
         self.embed = conv3d(1, channels, 5)
         self.trunk = nn.Sequential(
@@ -109,6 +117,52 @@ class SCAAENetwork(nn.Module):
         self.branches = nn.ModuleList(ShortcutBlock(channels, half) for _ in range(2))
         self.spatial_attention = nn.ModuleList(SpatialAttention(half) for _ in range(2))
         self.channel_attention = ChannelAttention(channels)
+
+    def attend(self, volumes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Gated features, logits (both (B, C, *region)) and channel weights (B, C, 1, 1, 1)."""
+        volumes = arranged(volumes, len(self.embed.weight))
+        embedded = convolve(self.embed, volumes, self.region, self.whole)
+        features = self.trunk(functional.gelu(embedded))
+        halves = [branch(features) for branch in self.branches]
+        logits = [
+            attention(half, self.whole, self.whole)
+            for attention, half in zip(self.spatial_attention, halves, strict=True)
+        ]
+        gated = torch.cat(
+            [half * logit.sigmoid() for half, logit in zip(halves, logits, strict=True)], dim=1
+        )
+        weights = self.channel_attention(gated)
+        all_logits = torch.cat([crop(maps, self.whole, self.region) for maps in logits], dim=1)
+        return crop(gated, self.whole, self.region) * weights, all_logits, weights
+
+    def folded(self) -> Self:
+        """The same in eval mode, in place: each shortcut block as one convolution."""
+        self.trunk = nn.Sequential(*map(_folded, self.trunk))
+        self.branches = nn.ModuleList(map(_folded, self.branches))
+        return self
+
+
+def _folded(block: nn.Module) -> nn.Sequential:
+    assert isinstance(block, ShortcutBlock)
+    return block.folded()
+
+
+class SCAAENetwork(SCAAEAttention):
+    """The network: volumes (B, 1, X, Y, Z) → reconstructed volumes (B, 1, X, Y, Z).
+
+    Parameters
+    ----------
+    channels, region
+        See :class:`SCAAEAttention`.
+    cube : bool
+        Pad the features to a cube for what follows, as published, rather than each side by
+        itself.
+    """
+
+    def __init__(self, channels: int, region: Region, cube: bool = False) -> None:
+        super().__init__(channels, region)
+        self.padded = padded_shape(region.shape, _STRIDE, cube)
+        self.latent_shape = tuple(side // _STRIDE for side in self.padded)
         self.patches = nn.Conv3d(channels, channels, _PATCH, stride=_PATCH, groups=2)
         self.tail = nn.Sequential(*(ShortcutBlock(channels, channels) for _ in range(3)))
         self.halve = nn.Conv3d(channels, channels, 2, stride=2)
@@ -133,19 +187,6 @@ class SCAAENetwork(nn.Module):
         )
         self.project = nn.Conv3d(channels, 1, 1)
 
-    def attend(self, volumes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Gated features, logits (both (B, C, X, Y, Z)) and channel weights (B, C, 1, 1, 1)."""
-        features = self.trunk(functional.gelu(self.embed(volumes)))
-        halves = [branch(features) for branch in self.branches]
-        logits = [
-            attention(half) for attention, half in zip(self.spatial_attention, halves, strict=True)
-        ]
-        gated = torch.cat(
-            [half * logit.sigmoid() for half, logit in zip(halves, logits, strict=True)], dim=1
-        )
-        weights = self.channel_attention(gated)
-        return gated * weights, torch.cat(logits, dim=1), weights
-
     def forward(self, volumes: Tensor) -> Tensor:
         gated, _, _ = self.attend(volumes)
         features = functional.gelu(self.patches(pad_to(gated, self.padded)))
@@ -153,7 +194,7 @@ class SCAAENetwork(nn.Module):
         latent = self.position_mlp(features.flatten(2).transpose(1, 2))
         features = latent.reshape(-1, 1, *self.latent_shape)
         features = self.upsampling(functional.gelu(self.unfold(features)))
-        return crop_to(self.project(features), self.shape)
+        return crop_to(self.project(features), self.region.shape)
 
 
 class SCAAE(Model):
@@ -194,7 +235,12 @@ class SCAAE(Model):
             raise InputError(
                 f"--channels {self.recipe.channels}: SCAAE has two branches; choose an even number"
             )
-        return SCAAENetwork(self.recipe.channels, self.box_shape, self.recipe.cube)
+        return SCAAENetwork(self.recipe.channels, self.region, self.recipe.cube)
+
+    def _mapping_network(self) -> nn.Module:
+        attention = SCAAEAttention(self.recipe.channels, self.region)
+        attention.load_state_dict(part_of(self.network, attention))
+        return attention.folded()
 
     @property
     def n_candidates(self) -> int:
@@ -210,8 +256,13 @@ class SCAAE(Model):
         if self.recipe.whole_box:
             low, high = maps.amin(dim=2, keepdim=True), maps.amax(dim=2, keepdim=True)
             return ((maps - low) / (high - low).clamp_min(_TINY)) ** 2
-        n_voxels = maps.shape[2]
-        rank = max(1, round(_TAIL * n_voxels))
-        low = maps.kthvalue(rank, dim=2, keepdim=True).values
-        high = maps.kthvalue(n_voxels + 1 - rank, dim=2, keepdim=True).values
-        return maps.clamp(low, high)
+        return cut_tails(maps)
+
+
+def cut_tails(maps: Tensor) -> Tensor:
+    """Maps (..., V) without what is beyond a thousandth of the voxels on either side."""
+    n_voxels = maps.shape[-1]
+    rank = max(1, round(_TAIL * n_voxels))
+    low = maps.kthvalue(rank, dim=-1, keepdim=True).values
+    high = maps.kthvalue(n_voxels + 1 - rank, dim=-1, keepdim=True).values
+    return maps.clamp(low, high)

@@ -22,19 +22,24 @@ from bids_fbn.models.blocks import (
     ChannelAttention,
     ResidualBlock,
     SpatialAttention,
+    arranged,
     conv3d,
-    crop_to,
     pad_to,
     padded_shape,
+    part_of,
+    within,
 )
+from bids_fbn.models.geometry import Region, convolve, crop
 
-__all__ = ["STCA", "STCANetwork"]
+__all__ = ["STCA", "STCAAttention", "STCANetwork"]
 
 _LEVELS = 4
+# What logits in the mask can see of the features: 3 voxels by the wide kernel, 1 by the narrow.
+_NEAR = 4
 
 
-class STCANetwork(nn.Module):
-    """The network: windows (B, W, X, Y, Z) → reconstructed windows (B, W, X, Y, Z).
+class STCAAttention(nn.Module):
+    """The part of the network that makes maps: windows (B, W, X, Y, Z) → features and logits.
 
     Parameters
     ----------
@@ -42,31 +47,50 @@ class STCANetwork(nn.Module):
         W, volumes in a window.
     channels : int
         C, features and maps.
-    shape : tuple of int
-        X, Y, Z.
-    cube : bool
-        Pad to a cube, as published, rather than each side by itself.
+    region : Region
+        Of the MNI box, where windows are given and logits wanted; windows are 0 elsewhere.
     """
 
-    def __init__(
-        self, window: int, channels: int, shape: tuple[int, ...], cube: bool = False
-    ) -> None:
+    def __init__(self, window: int, channels: int, region: Region) -> None:
         super().__init__()
-        self.shape = shape
-        self.padded = padded_shape(shape, 2**_LEVELS, cube)
+        self.region = region
+        self.near = region.grown(_NEAR)
         self.embed = conv3d(window, channels, 7)
         self.channel_attention = ChannelAttention(channels)
         self.spatial_attention = SpatialAttention(channels)
+
+    def attend(self, windows: Tensor) -> tuple[Tensor, Tensor]:
+        """Features and logits, both (B, C, *region): those of the network on the whole MNI box."""
+        windows = arranged(windows, len(self.embed.weight))
+        features = functional.gelu(convolve(self.embed, windows, self.region, self.near))
+        # Where the kernel sees no brain the features are those of the bias alone.
+        assert self.embed.bias is not None
+        beyond = functional.gelu(self.embed.bias)
+        weights = self.channel_attention(features, beyond, self.near.n_outside)
+        features = features * weights
+        logits = self.spatial_attention(features, self.near, self.region)
+        return crop(features, self.near, self.region), logits
+
+
+class STCANetwork(STCAAttention):
+    """The network: windows (B, W, X, Y, Z) → reconstructed windows (B, W, X, Y, Z).
+
+    Parameters
+    ----------
+    window, channels, region
+        See :class:`STCAAttention`.
+    cube : bool
+        Pad the features to a cube for encoder and decoder, as published, rather than each side by
+        itself.
+    """
+
+    def __init__(self, window: int, channels: int, region: Region, cube: bool = False) -> None:
+        super().__init__(window, channels, region)
+        self.padded = padded_shape(region.shape, 2**_LEVELS, cube)
         self.encoder = nn.ModuleList(ResidualBlock(channels, 3) for _ in range(_LEVELS))
         self.decoder = nn.ModuleList(ResidualBlock(channels, 3) for _ in range(_LEVELS))
         self.project = conv3d(channels, window, 7)
         self.mix = nn.Conv3d(window, window, 1)
-
-    def attend(self, windows: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (B, C, X, Y, Z) and logits (B, C, X, Y, Z): all that maps need."""
-        features = functional.gelu(self.embed(windows))
-        features = features * self.channel_attention(features)
-        return features, self.spatial_attention(features)
 
     def forward(self, windows: Tensor) -> Tensor:
         features, logits = self.attend(windows)
@@ -76,7 +100,9 @@ class STCANetwork(nn.Module):
         for block in self.decoder:
             # Said in full because under autocast the interpolation may come back in fp32.
             features = block(functional.interpolate(features, scale_factor=2, mode="trilinear"))
-        return crop_to(self.mix(functional.gelu(self.project(features))), self.shape)
+        padded = Region.of(self.padded)
+        features = convolve(self.project, features, padded, within(self.padded, self.region.shape))
+        return self.mix(functional.gelu(features))
 
 
 class STCA(Model):
@@ -107,7 +133,12 @@ class STCA(Model):
 
     def _build(self) -> nn.Module:
         recipe = self.recipe
-        return STCANetwork(recipe.window, recipe.channels, self.box_shape, recipe.cube)
+        return STCANetwork(recipe.window, recipe.channels, self.region, recipe.cube)
+
+    def _mapping_network(self) -> nn.Module:
+        attention = STCAAttention(self.recipe.window, self.recipe.channels, self.region)
+        attention.load_state_dict(part_of(self.network, attention))
+        return attention
 
     @torch.no_grad()
     def _candidates(self, batch: Tensor) -> Tensor:

@@ -29,7 +29,27 @@ _MODELS: Mapping[str, str] = {
         "takes single volumes and is trained to reconstruct them; the logits of its spatial "
         "attention{weighting} give {candidates} candidate maps for each volume."
     ),
+    "stcnn": (
+        "ST-CNN (spatio-temporal convolutional neural network) [@Zhao2020stcnn] takes a window of "
+        "{window} as the channels of a 3-D U-Net, which gives the maps of {candidates} networks; "
+        "a 1-D U-Net turns the signal within each map into the network's course. It is taught: "
+        "what it reproduces are components of dictionary learning [@Mensch2016] in the runs that "
+        "it was trained on, each assigned to one template, so its maps are no independent "
+        "evidence that a network exists."
+    ),
 }
+# How the training of a model goes, where it is not Adam on the error of a reconstruction.
+_TRAININGS: Mapping[str, str] = {
+    "stcnn": (
+        "Adadelta, learning rate {rate:g}, {epochs} in each of three stages (spatial part, "
+        "temporal part, both), batches of {batch}; mean squared error of the maps less 0.1 times "
+        "the correlation of the courses"
+    ),
+}
+_AUTOENCODER = (
+    "Adam, learning rate {rate:g}, {epochs}, batches of {batch}; mean squared error of the "
+    "reconstruction"
+)
 _PRESETS: Mapping[str, str] = {
     "as-published": (
         "The `as-published` recipe was used, which repeats the papers and their released code "
@@ -219,31 +239,43 @@ def _model(name: str, done: Sequence[Mapping[str, Any]], config: Config) -> str:
             weighting="" if kind == "channels" else ", weighted by its channel attention,",
         ),
         _PRESETS.get(preset, f"The recipe `{preset}` was used."),
-        _training(done),
+        _training(name, done),
     ]
     return " ".join(part for part in parts if part)
 
 
-def _training(done: Sequence[Mapping[str, Any]]) -> str:
+def _training(name: str, done: Sequence[Mapping[str, Any]]) -> str:
     recipe = _first(done, "Recipe")
     training = _first(done, "Training")
     if not recipe:
         return ""
+    n_runs = len((training or {}).get("Runs", []))
+    runs = f" on {n_runs} run{'' if n_runs == 1 else 's'}" if n_runs else ""
     if isinstance(_first(done, "Weights"), list):
-        source = "The weights had been trained beforehand"
+        source = f"The weights had been trained beforehand{runs}"
+        if n_runs:
+            seen = sum(bool(facts.get("TrainedOnThisRun")) for facts in done)
+            source += (
+                f", {seen} of the {len(done)} analysed here among them"
+                if seen
+                else ", none of which is analysed here"
+            )
+    elif n_runs:
+        source = f"The network was trained{runs}, the same to which it was then applied"
     else:
-        n_runs = len((training or {}).get("Runs", []))
-        source = (
-            f"The network was trained on {n_runs} run{'' if n_runs == 1 else 's'}, the same to "
-            "which it was then applied"
-            if n_runs
-            else "The network was trained"
-        )
-    sentence = (
-        f"{source} (Adam, learning rate {recipe['learning_rate']:g}, "
-        f"{recipe['epochs']} epoch{'' if recipe['epochs'] == 1 else 's'}, batches of "
-        f"{recipe['batch']}; mean squared error of the reconstruction)."
+        source = "The network was trained"
+    how = _TRAININGS.get(name, _AUTOENCODER).format(
+        rate=recipe["learning_rate"],
+        epochs=f"{recipe['epochs']} epoch{'' if recipe['epochs'] == 1 else 's'}",
+        batch=recipe["batch"],
     )
+    sentence = f"{source} ({how})."
+    n_held_out = len((training or {}).get("ValidationRuns", []))
+    if n_held_out:
+        sentence += (
+            f" Of its epochs the one was kept that did best on {n_held_out} further runs of "
+            "participants held out."
+        )
     if training and training.get("Seed") is not None:
         sentence += (
             f" Random seed {training['Seed']}, {training.get('Device', 'unknown device')}, "

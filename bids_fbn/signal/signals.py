@@ -6,12 +6,45 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from bids_fbn.signal.grid import Grid
 
-__all__ = ["Signals"]
+__all__ = ["Signals", "StoredMatrix"]
+
+
+class StoredMatrix:
+    """A matrix in an ``.npy`` file, indexed like an array.
+
+    It is mapped only while it is read. A mapping holds a file open, and what was read through it
+    stays in memory: a study has more runs than a process may open files, or than memory holds.
+
+    Parameters
+    ----------
+    path : Path
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        mapped = self._mapped()
+        self.shape: tuple[int, ...] = mapped.shape
+        self.dtype = mapped.dtype
+        self.nbytes: int = mapped.nbytes
+
+    def _mapped(self) -> np.ndarray:
+        matrix: np.ndarray = np.load(self._path, mmap_mode="r")
+        return matrix
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        return np.array(self._mapped()[key])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self._mapped(), dtype=dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,8 +53,8 @@ class Signals:
 
     Parameters
     ----------
-    data : ndarray (T, V) of float32
-        z-scored over the kept volumes; memory-mapped when read from a file. Voxels that the run
+    data : ndarray or StoredMatrix (T, V) of float32
+        z-scored over the kept volumes; stays in its file when it was loaded. Voxels that the run
         does not cover are 0.
     grid : Grid
         V voxels.
@@ -37,7 +70,7 @@ class Signals:
         Of the run, for messages.
     """
 
-    data: np.ndarray
+    data: np.ndarray | StoredMatrix
     grid: Grid
     repetition_time: float
     kept: np.ndarray
@@ -49,6 +82,10 @@ class Signals:
     def n_kept(self) -> int:
         """T, the number of volumes that were kept."""
         return len(self.kept)
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """A copy of rows of `data`, (stop − start, V)."""
+        return np.array(self.data[start:stop])
 
     def save(self, folder: Path) -> None:
         """Write all but `data` beside the ``data.npy`` that the cleaning wrote."""
@@ -65,14 +102,24 @@ class Signals:
         )
 
     @classmethod
-    def load(cls, folder: Path) -> Signals:
-        """Read what :meth:`save` wrote; `data` stays on disk until it is touched."""
+    def load(cls, folder: Path, grid: Grid | None = None) -> Signals:
+        """Read what :meth:`save` wrote; `data` stays on disk until it is touched.
+
+        Parameters
+        ----------
+        folder : Path
+        grid : Grid, optional
+            Shared by many runs, to hold it once; ignored where the run's own is another.
+        """
+        own = Grid.load(folder / "grid.npz")
+        if grid is not None and grid.fingerprint == own.fingerprint:
+            own = grid
         facts = json.loads((folder / "signals.json").read_text())
         with np.load(folder / "volumes.npz", allow_pickle=False) as volumes:
             kept, covered = volumes["kept"], volumes["covered"]
         return cls(
-            data=np.load(folder / "data.npy", mmap_mode="r"),
-            grid=Grid.load(folder / "grid.npz"),
+            data=StoredMatrix(folder / "data.npy"),
+            grid=own,
             repetition_time=facts["repetition_time"],
             kept=kept,
             n_volumes=facts["n_volumes"],
