@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import multiprocessing
 import re
 import shutil
 import sys
@@ -190,9 +191,15 @@ def run_workflow(workflow: Any, plan: Plan) -> None:
     nipype_log = logging.getLogger("nipype.workflow")
     # nipype prints the whole traceback of what the summary says in a line.
     nipype_log.setLevel(logging.INFO if plan.config.run.verbose else logging.CRITICAL)
+    # Workers come from a server that has imported everything and computed nothing: a process that
+    # is forked from one in which torch has computed, or has looked for a GPU, hangs or fails.
+    multiprocessing.set_forkserver_preload(
+        ["bids_fbn.interfaces", "lightning_fabric", "nilearn.image"]
+    )
     plugin, arguments = (
         "MultiProc",
         {
+            "mp_context": "forkserver",
             "n_procs": compute.nprocs,
             "memory_gb": compute.mem_gb,
             "raise_insufficient": False,

@@ -159,6 +159,8 @@ def _check(config: Config) -> _Request:
         weights = _weights(config, grid)
     except InputError as error:
         faults += error.faults
+    if templates is not None:
+        faults += _model_faults(config, grid, templates, weights)
     if faults or templates is None:
         raise InputError(*faults)
     return _Request(config, found, grid, templates, weights, _largest_window(config, weights))
@@ -240,6 +242,25 @@ def _device_faults(config: Config) -> list[str]:
         "computing on %s%s, %s", compute.name, " (no GPU here)" * no_gpu, compute.precision
     )
     return []
+
+
+def _model_faults(
+    config: Config, grid: Grid, templates: TemplateSet, weights: dict[str, Path]
+) -> list[str]:
+    """What is wrong with the models that are to be trained, told before anything is cleaned."""
+    run = config.run
+    if run.dry_run or run.reports_only or run.boilerplate_only or run.signals_only:
+        return []
+    from bids_fbn import models
+
+    faults: list[str] = []
+    for name in config.models.model:
+        if name not in weights and not config.models.weights:
+            try:
+                models.create(name, config.models, grid, templates)
+            except InputError as error:
+                faults += error.faults
+    return faults
 
 
 def _weights(config: Config, grid: Grid) -> dict[str, Path]:

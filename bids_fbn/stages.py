@@ -192,9 +192,13 @@ def fit(
         checkpoint.unlink(missing_ok=True)
 
 
-def support_rule(config: Config, recipe: Recipe) -> SupportRule:
-    """Which voxels of a candidate count, by what was asked and what the recipe says."""
-    either_sign = recipe.fixed_threshold is None  # the published rule takes the positive side
+def support_rule(config: Config, recipe: Recipe, signed: bool = False) -> SupportRule:
+    """Which voxels of a candidate count, by what was asked and what the recipe says.
+
+    The positive side alone counts where maps are `signed` (of a model that knows which way up a
+    network is), and by the published rule.
+    """
+    either_sign = recipe.fixed_threshold is None and not signed
     if config.networks.support not in (None, "size-matched"):
         return SupportRule(float(config.networks.support), either_sign=either_sign)
     if config.networks.support is None and recipe.fixed_threshold is not None:
@@ -214,7 +218,7 @@ def analyse(
     """
     signals = Signals.load(folder)
     templates = load_templates(config.networks.templates, signals.grid)
-    rule = support_rule(config, model.recipe)
+    rule = support_rule(config, model.recipe, signed=bool(model.networks))
     steps = model.steps(signals, config.models.stride)
     dynamic = None
     if config.networks.save_dynamic_maps:

@@ -250,3 +250,16 @@ def test_fewer_volumes_than_the_window(good: Path, tmp_path: Path) -> None:
     done = app(good, tmp_path / "out", *SMALL, "--window=80", "--nuisance=none")
     assert done.returncode == 1
     assert "fewer than the 80" in done.stderr
+
+
+def test_models_that_cannot_be_made_are_named_before_anything_is_cleaned(
+    good: Path, tmp_path: Path
+) -> None:
+    options = ("--model", "scaae", "stcnn", "--target-networks", "Nothing", "--nuisance=none")
+    done = app(good, tmp_path / "out", *options, *SMALL, "--channels=3")
+    assert done.returncode == 2
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert len(errors) == 2
+    assert "choose an even number" in errors[0]
+    assert "--target-networks Nothing: not in seitzman2018, which has" in errors[1]
+    assert not (tmp_path / "out").exists()

@@ -280,7 +280,7 @@ class Model(ABC):
                 accumulate,
                 held_out,
                 patience,
-                {"recipe": asdict(recipe), "grid": self.grid.fingerprint},
+                {"recipe": asdict(recipe), "grid": self.grid.fingerprint, **self.facts()},
             ),
             self.loss,
             fabric,

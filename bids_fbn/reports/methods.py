@@ -35,9 +35,13 @@ _MODELS: Mapping[str, str] = {
         "a 1-D U-Net turns the signal within each map into the network's course. It is taught: "
         "what it reproduces are components of dictionary learning [@Mensch2016] in the runs that "
         "it was trained on, each assigned to one template, so its maps are no independent "
-        "evidence that a network exists."
+        "evidence that a network exists.{turned}"
     ),
 }
+_TURNED = (
+    " Windows were first turned in time, by an orthogonal transform, to a reference window of "
+    "the first training run [@Joshi2018]."
+)
 # How the training of a model goes, where it is not Adam on the error of a reconstruction.
 _TRAININGS: Mapping[str, str] = {
     "stcnn": (
@@ -237,6 +241,7 @@ def _model(name: str, done: Sequence[Mapping[str, Any]], config: Config) -> str:
             window=f"{window} volumes" if window else "volumes",
             candidates=_first(done, "CandidatesPerStep") or "the",
             weighting="" if kind == "channels" else ", weighted by its channel attention,",
+            turned=_TURNED if _first(done, "Recipe", "synchronize") else "",
         ),
         _PRESETS.get(preset, f"The recipe `{preset}` was used."),
         _training(name, done),
