@@ -43,7 +43,10 @@ def train(arguments: list[str], kill_at_step: int | None = None) -> None:
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1" if "torch.distributed.run" in arguments else "2",
+        },
     )
     assert process.stdout is not None
     lines = []
@@ -83,7 +86,7 @@ def main() -> None:
             f"--nuisance={asked.nuisance}",
         ]
         subprocess.run(list(map(str, clean)), check=True)
-        options = ["--model=scaae", "--device=cpu", "--precision=fp32", "--omp-nthreads=1", *more]
+        options = ["--model=scaae", "--device=cpu", "--precision=fp32", *more]
 
         def weights(name: str) -> Path:
             return Path(folder, f"{name}.safetensors")

@@ -22,7 +22,7 @@ from bids_fbn import stages
 from bids_fbn.bids.boldrun import BoldRun
 from bids_fbn.config import Config
 from bids_fbn.errors import RunSkipped
-from bids_fbn.logs import configure_worker
+from bids_fbn.logs import configure_worker, quieten_nipype
 from bids_fbn.signal.grid import Grid
 from bids_fbn.signal.standard import Parcels
 
@@ -35,6 +35,9 @@ __all__ = [
     "WriteNetworks",
     "WriteSignal",
 ]
+
+# A worker knows no more than this module when it takes up its first node.
+quieten_nipype()
 
 # Written last by CleanRun: what became of a run.
 OUTCOME = "outcome.json"

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 
-__all__ = ["configure", "configure_worker"]
+__all__ = ["configure", "configure_worker", "quieten_nipype"]
 
 # Workers are other processes, at times on other machines: what reaches them is the environment.
 _LEVEL_VARIABLE = "BIDS_FBN_LOG_LEVEL"
@@ -37,3 +37,15 @@ def configure_worker() -> None:
     # Advice of libraries on what is not in use here.
     for name in ("lightning_fabric", "lightning.fabric", "lightning_fabric.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def quieten_nipype() -> None:
+    """Leave nipype's own messages to ``-v``, here and in workers that a call of ours has started.
+
+    It prints every step of every node, and the whole traceback of what our summary says in a line.
+    """
+    level = os.environ.get(_LEVEL_VARIABLE)
+    if level is not None:
+        verbose = int(level) <= logging.DEBUG
+        nipype_level = logging.INFO if verbose else logging.CRITICAL
+        logging.getLogger("nipype.workflow").setLevel(nipype_level)

@@ -21,6 +21,7 @@ from typing import Any
 from bids_fbn.bids.discovery import RunFault
 from bids_fbn.bids.finished import has_model_results, has_signal_results
 from bids_fbn.interfaces import OUTCOME
+from bids_fbn.logs import quieten_nipype
 from bids_fbn.networks.templates import load_templates
 from bids_fbn.resources import read_plugin_settings
 from bids_fbn.signal.grid import Grid
@@ -188,9 +189,7 @@ def run_workflow(workflow: Any, plan: Plan) -> None:
     compute = plan.config.compute
     if plan.config.run.write_graph:
         workflow.write_graph(graph2use="colored", format="svg", simple_form=True)
-    nipype_log = logging.getLogger("nipype.workflow")
-    # nipype prints the whole traceback of what the summary says in a line.
-    nipype_log.setLevel(logging.INFO if plan.config.run.verbose else logging.CRITICAL)
+    quieten_nipype()
     # Workers come from a server that has imported everything and computed nothing: a process that
     # is forked from one in which torch has computed, or has looked for a GPU, hangs or fails.
     multiprocessing.set_forkserver_preload(

@@ -27,7 +27,7 @@ from bids_fbn.cli import (
 from bids_fbn.config import Config
 from bids_fbn.environment import prepare_environment
 from bids_fbn.errors import FBNError, InputError
-from bids_fbn.resources import available_processors
+from bids_fbn.resources import Processes, available_processors, launched_processes
 
 if TYPE_CHECKING:
     from bids_fbn.signal.signals import Signals
@@ -148,14 +148,12 @@ def _options(arguments: Sequence[str]) -> tuple[Config, argparse.Namespace]:
     return config, asked
 
 
-def _train(config: Config, asked: argparse.Namespace) -> None:
+def _train(config: Config, asked: argparse.Namespace, processes: Processes) -> None:
     from bids_fbn import models
     from bids_fbn.models.compute import choose_compute
-    from bids_fbn.models.distributed import launched_processes
     from bids_fbn.models.sampling import split_participants
     from bids_fbn.networks.templates import load_templates
 
-    processes = launched_processes()
     options = config.compute
     compute = choose_compute(options.device, options.precision, options.omp_nthreads, processes)
     runs = signals_below([path.expanduser().resolve() for path in asked.signals])
@@ -198,10 +196,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     try:
         config, asked = _options(sys.argv[1:] if arguments is None else arguments)
-        threads = config.compute.omp_nthreads or available_processors()
-        prepare_environment(threads)
+        processes = launched_processes()
+        share = max(1, available_processors() // processes.per_node)
+        prepare_environment(config.compute.omp_nthreads or share)
         logs.configure(asked.verbose)
-        _train(config, asked)
+        _train(config, asked, processes)
     except (InputError, KeyboardInterrupt) as error:
         return report_faults(error)
     except FBNError as error:

@@ -29,9 +29,9 @@ from torch import nn
 
 from bids_fbn.errors import InputError, RunError
 from bids_fbn.models import fitting
-from bids_fbn.models.distributed import Processes, launched_processes
 from bids_fbn.models.fitting import Plan, Stage, train
 from bids_fbn.models.sampling import Order, WindowReader, Windows, split_participants
+from bids_fbn.resources import Processes, launched_processes
 from bids_fbn.signal.grid import Grid
 from bids_fbn.signal.signals import Signals
 from bids_fbn.train import main as train_main

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 
 from bids_fbn.errors import InputError
-from bids_fbn.models.distributed import Processes
+from bids_fbn.resources import Processes
 
 __all__ = ["Compute", "choose_compute"]
 
