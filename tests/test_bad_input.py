@@ -261,5 +261,5 @@ def test_models_that_cannot_be_made_are_named_before_anything_is_cleaned(
     errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert len(errors) == 2
     assert "choose an even number" in errors[0]
-    assert "--target-networks Nothing: not in seitzman2018, which has" in errors[1]
+    assert "--target-networks Nothing: not in Seitzman2018, which has" in errors[1]
     assert not (tmp_path / "out").exists()

@@ -62,8 +62,8 @@ _PRESETS: Mapping[str, str] = {
     ),
     "corrected": (
         "The `corrected` recipe of bids_fbn was used, which differs from the published one: loss "
-        "and statistics are taken over the brain mask, the image is cropped to it, and training "
-        "samples are drawn in random order."
+        "and statistics are taken over the brain mask, what lies beyond its bounding box is left "
+        "out of the reconstruction, and training samples are drawn in random order."
     ),
     "sloppy": (
         "The `sloppy` recipe was used, a tiny network for trying the software out: its results "
