@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -200,6 +201,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         share = max(1, available_processors() // processes.per_node)
         prepare_environment(config.compute.omp_nthreads or share)
         logs.configure(asked.verbose)
+        if processes.rank > 0:  # all would say the same
+            logging.getLogger("bids_fbn").setLevel(logging.WARNING)
+        # Of the layout of single numbers, in which several processes sum their gradients.
+        warnings.filterwarnings("ignore", message="Grad strides do not match")
         _train(config, asked, processes)
     except (InputError, KeyboardInterrupt) as error:
         return report_faults(error)

@@ -39,10 +39,12 @@ __all__ = [
     "signals_workflow",
 ]
 
-# Measured at 4 mm: training STCA as published (a 64³ box, 64 channels, fp32), and cleaning a run
-# of 1,200 volumes of 91×109×91.
-_FIT_GB = 6.0
-_CLEAN_GB = 1.5
+# Highest resident size, measured at 4 mm in fp32: training STCA as published (a 64³ box, 64
+# channels) and SCAAE as published (the same box, 12 volumes), maps of STCA (with the spectra of
+# its kernels); and cleaning a run of 1,200 volumes of 91×109×91.
+_FIT_GB = {"stca": 6.0, "scaae": 10.6, "stcnn": 6.0}
+_MAPS_GB = 2.2
+_CLEAN_GB = 1.0
 
 
 @dataclass(frozen=True)
@@ -195,7 +197,7 @@ def _fit(plan: Plan, item: CleanedFolder, model: str, config: str) -> pe.Node:
         ),
         name=node_name("fit", run, model),
         n_procs=plan.threads,
-        mem_gb=_FIT_GB,
+        mem_gb=_FIT_GB[model],
     )
 
 
@@ -206,7 +208,7 @@ def _find_and_write(
         FindNetworks(folder=str(item.folder), fingerprint=item.fingerprint, config=computing),
         name=node_name("find", item.to_do.run.prefix, model),
         n_procs=plan.threads,
-        mem_gb=2.0,
+        mem_gb=_MAPS_GB,
     )
     write = pe.Node(
         WriteNetworks(
