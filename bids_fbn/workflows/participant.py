@@ -40,8 +40,8 @@ __all__ = [
 ]
 
 # Highest resident size, measured at 4 mm in fp32: training STCA as published (a 64³ box, 64
-# channels), SCAAE as published (the same box, 12 volumes) and ST-CNN, maps of STCA (with spectra of
-# its kernels); and cleaning a run of 1,200 volumes of 91×109×91.
+# channels), SCAAE as published (the same box, 12 volumes) and ST-CNN, maps of STCA (with the
+# spectra of its kernels); and cleaning a run of 1,200 volumes of 91×109×91.
 _FIT_GB = {"stca": 6.0, "scaae": 10.6, "stcnn": 2.0}
 _MAPS_GB = 2.2
 _CLEAN_GB = 1.0
