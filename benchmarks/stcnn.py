@@ -21,12 +21,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from common import cleaned
 
 from bids_fbn import logs, models
-from bids_fbn.bids.discovery import discover
-from bids_fbn.config import Config, ModelOptions
-from bids_fbn.models.base import Model
+from bids_fbn.config import ModelOptions
 from bids_fbn.models.compute import Compute, choose_compute
+from bids_fbn.models.neural import NeuralModel
 from bids_fbn.models.stcnn import STCNN
 from bids_fbn.models.targets import Targets, find_targets
 from bids_fbn.networks.dynamics import network_courses
@@ -40,8 +40,6 @@ from bids_fbn.networks.overlap import (
 from bids_fbn.networks.templates import TemplateSet, load_templates
 from bids_fbn.signal.grid import Grid
 from bids_fbn.signal.signals import Signals
-from bids_fbn.signal.standard import analysis_grid
-from bids_fbn.stages import clean
 
 NETWORK = "DefaultMode"
 # Volumes from one window to the next where maps are averaged over a run.
@@ -56,28 +54,6 @@ training target: the run's own target, and those of the other runs
 |---|---|---|---|---|---|"""
 
 
-def cleaned(
-    bids_dir: Path, nuisance: str, resolution: float, work: Path, grid: Grid | None = None
-) -> list[Signals]:
-    """Signals of every run of a dataset."""
-    config = Config.from_options(
-        {
-            "bids_dir": bids_dir,
-            "output_dir": work / "unused",
-            "nuisance": (nuisance,),
-            "resolution": resolution,
-        }
-    )
-    signals = []
-    for run in discover(config).runs:
-        grid = grid or analysis_grid(run.space, resolution)
-        folder = work / run.prefix
-        folder.mkdir()
-        clean(run, config, grid, folder, minimum_volumes=2)
-        signals.append(Signals.load(folder, grid))
-    return signals
-
-
 @dataclass(frozen=True, eq=False)
 class Found:
     """What a method says of a run: maps (K, V) and courses (T, K)."""
@@ -86,7 +62,7 @@ class Found:
     courses: np.ndarray
 
 
-def mean_maps(model: Model, signals: Signals, compute: Compute) -> np.ndarray:
+def mean_maps(model: NeuralModel, signals: Signals, compute: Compute) -> np.ndarray:
     """(K, V): mean over the windows of a run."""
     maps = [batch.cpu().numpy() for _, batch in model.maps(signals, compute, STRIDE)]
     return np.concatenate(maps).mean(axis=0)

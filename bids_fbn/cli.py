@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bids_fbn import __version__
-from bids_fbn.config import NUISANCE_COMPONENTS, NUISANCE_PRESETS, Config
+from bids_fbn.config import MODELS, NUISANCE_COMPONENTS, NUISANCE_PRESETS, Config
 from bids_fbn.errors import InputError
 
 __all__ = [
@@ -94,6 +94,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_data_options(parser.add_argument_group("which data"))
     _add_signal_options(parser.add_argument_group("signal"))
     _add_network_options(parser.add_argument_group("networks"))
+    _add_null_options(parser.add_argument_group("what results are held against"))
     _add_compute_options(parser.add_argument_group("compute"))
     _add_run_options(parser.add_argument_group("how it goes"))
     parser.add_argument_group("trying out").add_argument(
@@ -179,7 +180,7 @@ def _add_signal_options(group: Any) -> None:
 
 def _add_network_options(group: Any) -> None:
     group.add_argument(
-        "--model", nargs="+", metavar="NAME", help="any of stca, scaae, stcnn (stca)"
+        "--model", nargs="+", metavar="NAME", help=f"any of {', '.join(MODELS)} (stca)"
     )
     group.add_argument(
         "--weights",
@@ -213,6 +214,38 @@ def _add_network_options(group: Any) -> None:
     group.add_argument("--save-denoised", action="store_true", help="write the cleaned signal")
 
 
+def _add_null_options(group: Any) -> None:
+    group.add_argument(
+        "--n-surrogates",
+        type=int,
+        metavar="N",
+        help="surrogates of each run, to which the model is applied as to the run: takes most of "
+        "the time; 0 leaves networks and change without a p, 39 is the least for 0.05 (39)",
+    )
+    group.add_argument(
+        "--surrogates",
+        choices=["phase", "var"],
+        help="static runs, by random phases or by a Gaussian autoregressive model (phase)",
+    )
+    group.add_argument(
+        "--refit-surrogates",
+        action="store_true",
+        help="train models on every surrogate and half anew, not only the classical methods",
+    )
+    group.add_argument(
+        "--n-surrogate-maps",
+        type=int,
+        metavar="N",
+        help="sets of random smooth maps that are searched for the templates (1000)",
+    )
+    group.add_argument(
+        "--budget",
+        type=int,
+        metavar="N",
+        help="maps with which every method is searched for the templates (20)",
+    )
+
+
 def add_recipe_options(group: Any) -> None:
     """Options on what is trained, and on what; for training alone too."""
     group.add_argument(
@@ -233,9 +266,17 @@ def add_recipe_options(group: Any) -> None:
         help="networks of the templates that ST-CNN learns to map (all)",
     )
     group.add_argument(
-        "--window", type=int, metavar="N", help="volumes in a window of STCA or ST-CNN (40)"
+        "--window",
+        type=int,
+        metavar="N",
+        help="volumes in a window (40; pca, ica and sdl take the whole run at once)",
     )
-    group.add_argument("--channels", type=int, metavar="N", help="maps of a model (by recipe)")
+    group.add_argument(
+        "--channels",
+        type=int,
+        metavar="N",
+        help="maps, components or states of a model (by recipe)",
+    )
     group.add_argument("--epochs", type=int, metavar="N", help="training epochs (by recipe)")
     group.add_argument(
         "--batch", type=int, metavar="N", help="windows in a training step (by recipe)"

@@ -9,9 +9,9 @@ import hashlib
 import json
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import tomli_w
 from pydantic import (
@@ -118,10 +118,30 @@ class SignalOptions(_Section):
         return upper
 
 
+ModelName = Literal[
+    "stca",
+    "scaae",
+    "stcnn",
+    "untrained-stca",
+    "untrained-scaae",
+    "pca",
+    "ica",
+    "sdl",
+    "dualregression",
+    "cap",
+    "hmm",
+]
+MODELS: tuple[str, ...] = get_args(ModelName)
+# Trained in epochs; able to look at windows; told of the templates.
+TRAINED = frozenset({"stca", "scaae", "stcnn"})
+WINDOWED = frozenset({"stca", "stcnn", "untrained-stca", "pca", "ica", "sdl", "dualregression"})
+TOLD = frozenset({"stcnn", "dualregression"})
+
+
 class ModelOptions(_Section):
     """The models and how they are trained; None means what the model's recipe says."""
 
-    model: tuple[Literal["stca", "scaae", "stcnn"], ...] = ("stca",)
+    model: tuple[ModelName, ...] = ("stca",)
     preset: Literal["corrected", "as-published"] = "corrected"
     weights: tuple[Path, ...] = ()
     sloppy: bool = False
@@ -148,6 +168,27 @@ class ModelOptions(_Section):
             raise ValueError("name at least one model")
         return tuple(dict.fromkeys(models))
 
+    def idle(self) -> list[str]:
+        """A line for each option that was given and would change nothing."""
+        lines = []
+        if self.window is not None and not WINDOWED.intersection(self.model):
+            lines.append("--window: none of the models asked for uses windows")
+        if "stcnn" not in self.model and self.target_networks:
+            lines.append("--target-networks: is about stcnn, which is not asked for")
+        if self.candidates != "fbn" and not {"scaae", "untrained-scaae"}.intersection(self.model):
+            lines.append("--candidates: is about scaae, which is not asked for")
+        of_training = ("epochs", "batch", "training_stride")
+        of_recipe = ("window", "channels", *of_training, "target_networks")
+        if self.weights:
+            lines += self._without_effect(of_recipe, "with --weights, which are trained already")
+        elif not TRAINED.intersection(self.model):
+            lines += self._without_effect(of_training, "on models that are not trained in epochs")
+        return lines
+
+    def _without_effect(self, names: Sequence[str], why: str) -> list[str]:
+        given = [name for name in names if getattr(self, name) not in (None, ())]
+        return [f"--{name.replace('_', '-')}: has no effect {why}" for name in given]
+
 
 class NetworkOptions(_Section):
     """From candidate maps to networks and states."""
@@ -157,6 +198,16 @@ class NetworkOptions(_Section):
     support: Literal["size-matched"] | float | None = None
     save_dynamic_maps: bool = False
     save_denoised: bool = False
+
+
+class NullOptions(_Section):
+    """What the results are held against."""
+
+    n_surrogates: int = Field(39, ge=0)
+    surrogates: Literal["phase", "var"] = "phase"
+    n_surrogate_maps: int = Field(1000, ge=0)
+    refit_surrogates: bool = False
+    budget: int = Field(20, ge=1)
 
 
 class ComputeOptions(_Section):
@@ -203,6 +254,7 @@ class Config(_Section):
     signal: SignalOptions = SignalOptions()
     models: ModelOptions = ModelOptions()
     networks: NetworkOptions = NetworkOptions()
+    nulls: NullOptions = NullOptions()
     compute: ComputeOptions = ComputeOptions()
     run: RunOptions = RunOptions()
 
@@ -216,7 +268,7 @@ class Config(_Section):
             Field name → value, of any section: field names are unique over all sections.
         config_file : Path, optional
             TOML with the sections ``[data]``, ``[signal]``, ``[models]``, ``[networks]``,
-            ``[compute]``, ``[run]``.
+            ``[nulls]``, ``[compute]``, ``[run]``.
 
         Raises
         ------
@@ -284,6 +336,7 @@ class Config(_Section):
                 "networks": self.networks.model_dump(
                     mode="json", exclude={"save_dynamic_maps", "save_denoised"}
                 ),
+                "nulls": self.nulls.model_dump(mode="json"),
                 "templates": _file_hash(Path(self.networks.templates)),
                 "seed": self.compute.random_seed,
                 "precision": self.compute.precision,

@@ -15,6 +15,7 @@ from nipype.interfaces.base import (
     File,
     SimpleInterface,
     TraitedSpec,
+    isdefined,
     traits,
 )
 
@@ -32,6 +33,7 @@ __all__ = [
     "FindNetworks",
     "FitModel",
     "ReportParticipant",
+    "WeighNetworks",
     "WriteNetworks",
     "WriteSignal",
 ]
@@ -136,18 +138,50 @@ class FindNetworks(SimpleInterface):
     output_spec = _FindOutputs
 
     def _run_interface(self, runtime: Any) -> Any:
-        from bids_fbn import models
-
         configure_worker()
         config = Config.model_validate_json(self.inputs.config)
         folder, results = Path(self.inputs.folder), Path(runtime.cwd)
-        model = models.load(
-            Path(self.inputs.weights), Grid.load(folder / "grid.npz"), config.models.candidates
-        )
+        model = stages.load_model(Path(self.inputs.weights), folder, config)
         facts = stages.analyse(model, folder, config, stages.compute_for(config), results)
         path = results / "facts.json"
         path.write_text(json.dumps(facts))
         self._results["facts"] = str(path)
+        return runtime
+
+
+class _WeighInputs(_FindInputs):
+    facts = File(exists=True, mandatory=True, desc="beside the networks")
+    events = File(exists=True)
+    store = traits.Str(nohash=True, desc="file that keeps the surrogates that are done")
+
+
+class _WeighOutputs(TraitedSpec):
+    evidence = File(exists=True)
+
+
+class WeighNetworks(SimpleInterface):
+    """Networks, signals and weights → a table of what speaks for the networks."""
+
+    input_spec = _WeighInputs
+    output_spec = _WeighOutputs
+
+    def _run_interface(self, runtime: Any) -> Any:
+        configure_worker()
+        config = Config.model_validate_json(self.inputs.config)
+        folder, table = Path(self.inputs.folder), Path(runtime.cwd) / "evidence.tsv"
+        store = Path(self.inputs.store)
+        stages.weigh(
+            stages.load_model(Path(self.inputs.weights), folder, config),
+            folder,
+            Path(self.inputs.facts).parent,
+            config,
+            stages.compute_for(config),
+            table,
+            Path(self.inputs.events) if isdefined(self.inputs.events) else None,
+            store,
+        )
+        store.unlink(missing_ok=True)
+        self._results["evidence"] = str(table)
         return runtime
 
 
@@ -183,6 +217,7 @@ class _WriteNetworksInputs(_WriteSignalInputs):
     model = traits.Str(mandatory=True)
     weights = File(exists=True, mandatory=True)
     facts = File(exists=True, mandatory=True)
+    evidence = File(exists=True, mandatory=True)
     parcels = File(exists=True, mandatory=True)
 
 
@@ -203,6 +238,7 @@ class WriteNetworks(SimpleInterface):
             facts.parent,
             Path(self.inputs.weights),
             json.loads(facts.read_text()),
+            Path(self.inputs.evidence),
             Parcels.load(Path(self.inputs.parcels)),
             Config.model_validate_json(self.inputs.config),
             self.inputs.source,

@@ -98,7 +98,8 @@ class Outcomes:
                 self._fail(prefix, _crash_file(plan, nodes))
             for model in to_do.models:
                 config_hash = to_do.model_hashes[model]
-                nodes = [node_name(stage, prefix, model) for stage in ("fit", "find", "write")]
+                stages = ("fit", "find", "weigh", "write")
+                nodes = [node_name(stage, prefix, model) for stage in stages]
                 crash = _crash_file(plan, nodes)
                 written = has_model_results(out, to_do.run, model, resolution, atlas, config_hash)
                 if crash is not None or not written:
@@ -195,17 +196,16 @@ def run_workflow(workflow: Any, plan: Plan) -> None:
     multiprocessing.set_forkserver_preload(
         ["bids_fbn.interfaces", "lightning_fabric", "nilearn.image"]
     )
-    plugin, arguments = (
-        "MultiProc",
-        {
-            "mp_context": "forkserver",
-            "n_procs": compute.nprocs,
-            "memory_gb": compute.mem_gb,
-            "raise_insufficient": False,
-        },
-    )
+    plugin = "MultiProc"
+    arguments: dict[str, Any] = {
+        "n_procs": compute.nprocs,
+        "memory_gb": compute.mem_gb,
+        "raise_insufficient": False,
+    }
     if compute.use_plugin is not None:
         plugin, arguments = read_plugin_settings(compute.use_plugin)
+    if plugin == "MultiProc":
+        arguments.setdefault("mp_context", "forkserver")
     try:
         workflow.run(plugin=plugin, plugin_args=arguments)
     except Exception as error:  # nipype raises what the nodes raised, and its own

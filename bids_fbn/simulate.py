@@ -10,40 +10,48 @@ is high and fluctuates; the others stay near zero. So networks can be found both
 of single volumes and from covariance within a window. At its peak a network changes the signal by
 2 %.
 
-======================  ==========================================================
-``simulation.networks``  which network is on, its map, its course
-``simulation.noise``     the head, and everything that is not a network
-``simulation.confounds`` the confounds file
-``simulation.run``       all of it in one run
-``simulate``            the dataset, its files, the command
-======================  ==========================================================
+========================  ========================================================
+``simulation.cohort``     sites and groups of participants
+``simulation.networks``   which network is on, its map, its course
+``simulation.noise``      the head, and everything that is not a network
+``simulation.confounds``  the confounds file
+``simulation.run``        all of it in one run
+``simulation.writing``    the files
+``simulate``              the dataset, the command
+========================  ========================================================
 
-Participant i is the same whatever number of participants, sessions, tasks or runs is asked for.
+Participant i is the same whatever number of participants, sessions, tasks or runs is asked for,
+and has the same noise whether networks have states (by default), are static, overlap, or are
+left out. Two groups of twenty at three scanners:
+
+    python -m bids_fbn.simulate OUT --participants 40 --sites 3 --groups 2
 """
 
 from __future__ import annotations
 
 import argparse
 import inspect
-import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
-import pandas as pd
 
-from bids_fbn import __version__
 from bids_fbn.errors import InputError
 from bids_fbn.networks.templates import TemplateSet, load_templates
-from bids_fbn.signal.grid import Grid
-from bids_fbn.simulation.networks import BOLD_STATE_THRESHOLD, N_NETWORKS, own_maps
-from bids_fbn.simulation.noise import Head, mni_head
-from bids_fbn.simulation.run import EFFECT, SimulatedRun, Simulation, simulate_run
+from bids_fbn.simulation.cohort import GroupEffect, draw_sites, group_of, site_of
+from bids_fbn.simulation.networks import own_maps
+from bids_fbn.simulation.noise import mni_head
+from bids_fbn.simulation.run import Dynamics, Simulation, simulate_run
+from bids_fbn.simulation.writing import write_dataset_files, write_run, write_truth
 
 __all__ = ["simulate_dataset"]
+
+_GROUP_EFFECT = 0.5  # unless asked otherwise, where there are two groups
+# What it is on: another network for the dwell than for the transition, so that each can be told.
+_DWELL_NETWORK = "DefaultMode"
+_TRANSITION = ("FrontoParietal", "DorsalAttention")
 
 
 def simulate_dataset(
@@ -60,6 +68,12 @@ def simulate_dataset(
     noise: float = 1.0,
     dwell: float = 20.0,
     motion_spikes: bool = True,
+    dynamics: Dynamics = "states",
+    networks: bool = True,
+    overlap: float = 0.0,
+    n_sites: int = 1,
+    n_groups: int = 1,
+    group_effect: float | None = None,
     seed: int = 0,
 ) -> Path:
     """Write a dataset like fMRIPrep's, and the truth about it in ``truth/``.
@@ -89,6 +103,25 @@ def simulate_dataset(
         Mean length of a state, s; none is shorter than 0.4 of it.
     motion_spikes : bool
         Whether the head jumps now and then.
+    dynamics : {"states", "static"}
+        "static": no states; the courses are stationary and Gaussian, with the mean, spectrum and
+        covariances that courses with states have on average. The truth has n/a for the states.
+    networks : bool
+        Whether there are any; else all but the networks is there, the courses are 0, and no
+        network is ever on. The truth still has the participant's maps.
+    overlap : float
+        Probability that a visit of a network is shared with another one, which is on for as long,
+        0.6 as strong. `bold_state` stays the network with the highest course.
+    n_sites : int
+        Scanners, which differ in smoothness, thermal and other noise, and gain. Participants are
+        assigned in turn; ``participants.tsv`` has a column ``site`` where there are several.
+    n_groups : int
+        1 or 2. Participants are controls and patients in turn, within each site too; column
+        ``group`` in ``participants.tsv``.
+    group_effect : float, optional
+        E, 0 to 1. Patients dwell 1 + E times as long in the default mode network, and a share E
+        of all departures from the frontoparietal network lead to dorsal attention before the
+        others take their usual chances. By default 0.5 where there are two groups that can differ.
     seed : int
         The same seed gives the same data.
 
@@ -102,6 +135,9 @@ def simulate_dataset(
     InputError
         If ``out`` holds something, or a setting is out of range.
     """
+    if group_effect is None:
+        can_differ = n_groups > 1 and networks and dynamics == "states"
+        group_effect = _GROUP_EFFECT if can_differ else 0.0
     settings = Simulation(
         n_participants=n_participants,
         n_sessions=n_sessions,
@@ -114,6 +150,12 @@ def simulate_dataset(
         noise=float(noise),
         dwell=float(dwell),
         motion_spikes=motion_spikes,
+        dynamics=dynamics,
+        networks=networks,
+        overlap=float(overlap),
+        n_sites=n_sites,
+        n_groups=n_groups,
+        group_effect=float(group_effect),
         seed=seed,
     )
     out = Path(out)
@@ -121,24 +163,39 @@ def simulate_dataset(
         raise InputError(*faults)
     head = mni_head(settings.resolution, settings.space)
     templates = load_templates("seitzman2018", head.grid)
+    sites = draw_sites(_generator(settings.seed), settings.n_sites)
+    patient = _patient(settings.group_effect, templates)
     _start(out)
-    _write_dataset_files(out, settings, templates)
+    write_dataset_files(out, settings, templates, sites, patient)
     for participant in range(settings.n_participants):
         maps = own_maps(_generator(settings.seed, participant), templates, head.grid)
+        site = sites[site_of(participant, settings.n_sites)]
+        is_patient = group_of(participant, settings.n_sites, settings.n_groups) == 1
+        effect = patient if is_patient and settings.group_effect else None
         for session in range(max(1, settings.n_sessions)):
             for task in range(len(settings.tasks)):
                 for run in range(settings.n_runs):
                     rng = _generator(settings.seed, participant, session, task, run)
                     prefix = _prefix(settings, participant, session, task, run)
-                    simulated = simulate_run(rng, head, maps, settings)
-                    _write_run(out, prefix, simulated, settings, head, settings.tasks[task])
-                    _write_truth(out / "truth", prefix, simulated, settings, head, maps, templates)
+                    simulated = simulate_run(rng, head, maps, settings, site, effect)
+                    write_run(out, prefix, simulated, settings, head, settings.tasks[task])
+                    write_truth(out / "truth", prefix, simulated, settings, head, maps, templates)
     return out
 
 
 def _generator(seed: int, *which: int) -> np.random.Generator:
-    """Independent numbers for each participant (1 index) and each run (4 indices)."""
+    """Independent numbers for the sites (no index), each participant (1) and each run (4)."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(len(which), *which)))
+
+
+def _patient(group_effect: float, templates: TemplateSet) -> GroupEffect:
+    index = templates.networks.index
+    return GroupEffect(
+        dwell_network=index(_DWELL_NETWORK),
+        dwell_factor=1 + group_effect,
+        transition=(index(_TRANSITION[0]), index(_TRANSITION[1])),
+        transition_share=group_effect,
+    )
 
 
 def _prefix(settings: Simulation, participant: int, session: int, task: int, run: int) -> str:
@@ -162,133 +219,6 @@ def _start(out: Path) -> None:
         ) from None
 
 
-def _write_dataset_files(out: Path, settings: Simulation, templates: TemplateSet) -> None:
-    _write_json(
-        out / "dataset_description.json",
-        {
-            "Name": "Simulated functional brain networks",
-            "BIDSVersion": "1.10.0",
-            "DatasetType": "derivative",
-            "License": "CC0",
-            "GeneratedBy": [{"Name": "bids_fbn.simulate", "Version": __version__}],
-        },
-    )
-    (out / "README").write_text(
-        "Simulated functional brain networks\n\n"
-        "Nobody was scanned. The volumes hold ten networks that take turns, and noise, under the\n"
-        "names that fMRIPrep uses. `truth` holds the maps, courses and states of the networks.\n"
-    )
-    # fMRIPrep's confounds have no name in the standard yet.
-    (out / ".bidsignore").write_text("truth\n*_timeseries.*\n")
-    participants = [f"sub-{number + 1:02d}" for number in range(settings.n_participants)]
-    _write_table(out / "participants.tsv", pd.DataFrame({"participant_id": participants}))
-    truth = out / "truth"
-    truth.mkdir()
-    _write_json(
-        truth / "simulation.json",
-        {
-            "Version": __version__,
-            "Settings": asdict(settings),
-            "Networks": list(templates.networks[:N_NETWORKS]),
-            "NetworksReference": templates.reference,
-            "PercentSignalChange": EFFECT,
-            "BOLDStateThreshold": BOLD_STATE_THRESHOLD,
-            "Files": {
-                "desc-truth_components.nii.gz": "a map per network along the fourth axis, peak 1",
-                "desc-truth_mixing.tsv": "BOLD course of each network, one row per volume; volume "
-                "= baseline * (1 + PercentSignalChange / 100 * courses @ maps) without noise",
-                "desc-truth_states.tsv": "onset: s; neural_state: the network that is on at the "
-                "onset, or none; bold_state: the network with the highest course, or none where "
-                "all are below BOLDStateThreshold",
-            },
-        },
-    )
-
-
-def _write_run(
-    out: Path, prefix: str, run: SimulatedRun, settings: Simulation, head: Head, task: str
-) -> None:
-    folder = out.joinpath(*(part for part in prefix.split("_") if part[:3] in ("sub", "ses")))
-    folder = folder / "func"
-    folder.mkdir(parents=True, exist_ok=True)
-    # A label holds letters and digits only: 2.5 mm is 2p5.
-    millimetres = f"{settings.resolution:g}"
-    volumes = f"{prefix}_space-{settings.space}_res-{millimetres.replace('.', 'p')}"
-    resolution = f"{millimetres} mm isotropic"
-    bold, mask = f"{volumes}_desc-preproc_bold", f"{volumes}_desc-brain_mask"
-    _write_image(folder / f"{bold}.nii.gz", run.volumes, head.grid, settings.repetition_time)
-    _write_json(
-        folder / f"{bold}.json",
-        {
-            "RepetitionTime": settings.repetition_time,
-            "TaskName": task,
-            "SkullStripped": False,
-            "SliceTimingCorrected": False,
-            "Resolution": resolution,
-        },
-    )
-    _write_image(folder / f"{mask}.nii.gz", head.grid.mask.astype(np.uint8), head.grid)
-    _write_json(folder / f"{mask}.json", {"Type": "Brain", "Resolution": resolution})
-    confounds = f"{prefix}_desc-confounds_timeseries"
-    _write_table(folder / f"{confounds}.tsv", run.confounds)
-    _write_json(folder / f"{confounds}.json", run.confounds_metadata)
-
-
-def _write_truth(
-    folder: Path,
-    prefix: str,
-    run: SimulatedRun,
-    settings: Simulation,
-    head: Head,
-    maps: np.ndarray,
-    templates: TemplateSet,
-) -> None:
-    networks = templates.networks[:N_NETWORKS]
-    _write_image(
-        folder / f"{prefix}_desc-truth_components.nii.gz", head.grid.scatter(maps), head.grid
-    )
-    _write_table(
-        folder / f"{prefix}_desc-truth_mixing.tsv",
-        pd.DataFrame(run.courses, columns=list(networks)),
-    )
-    names = np.array([*networks, "none"])  # NO_NETWORK is -1: the last
-    _write_table(
-        folder / f"{prefix}_desc-truth_states.tsv",
-        pd.DataFrame(
-            {
-                "onset": np.arange(len(run.courses)) * settings.repetition_time,
-                "neural_state": names[run.neural_states],
-                "bold_state": names[run.bold_states],
-            }
-        ),
-    )
-
-
-def _write_image(
-    path: Path, volumes: np.ndarray, grid: Grid, repetition_time: float | None = None
-) -> None:
-    import nibabel as nib
-
-    image = nib.Nifti1Image(volumes, grid.affine)
-    image.header.set_xyzt_units("mm", "sec")
-    if repetition_time is not None:
-        image.header.set_zooms((*image.header.get_zooms()[:3], repetition_time))
-    # 4: "MNI 152 normalized coordinates"
-    image.set_sform(grid.affine, code=4)
-    image.set_qform(grid.affine, code=4)
-    nib.save(image, path)
-
-
-def _write_table(path: Path, table: pd.DataFrame) -> None:
-    table.to_csv(
-        path, sep="\t", index=False, na_rep="n/a", float_format="%.8g", lineterminator="\n"
-    )
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n")
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m bids_fbn.simulate",
@@ -301,10 +231,8 @@ def _parser() -> argparse.ArgumentParser:
     }
 
     def option(flag: str, name: str, kind: type, words: str, **more: Any) -> None:
-        metavar = flag.removeprefix("--").upper()
-        parser.add_argument(
-            flag, dest=name, type=kind, default=default[name], metavar=metavar, help=words, **more
-        )
+        more.setdefault("metavar", flag.removeprefix("--").upper())
+        parser.add_argument(flag, dest=name, type=kind, default=default[name], help=words, **more)
 
     parser.add_argument("out", type=Path, metavar="OUT", help="a new folder")
     option("--participants", "n_participants", int, "number of participants")
@@ -317,12 +245,37 @@ def _parser() -> argparse.ArgumentParser:
     option("--space", "space", str, "label of the standard space")
     option("--noise", "noise", float, "scales all that is not a network; 0 leaves it out")
     option("--dwell", "dwell", float, "mean length of a state, s")
+    option(
+        "--dynamics",
+        "dynamics",
+        str,
+        "static: stationary courses of the same spectrum and covariance, and no states",
+        choices=get_args(Dynamics),
+        metavar="{" + ",".join(get_args(Dynamics)) + "}",
+    )
+    option("--overlap", "overlap", float, "probability that a second network is on too")
+    option("--sites", "n_sites", int, "scanners, which differ; participants take turns")
+    option("--groups", "n_groups", int, "2: every other participant is a patient")
+    parser.add_argument(
+        "--group-effect",
+        type=float,
+        default=argparse.SUPPRESS,
+        metavar="E",
+        help="patients dwell 1 + E times as long in one network and make one transition more "
+        f"often, from 0 to 1 (default: {_GROUP_EFFECT:g} with --groups 2)",
+    )
     option("--seed", "seed", int, "the same seed gives the same data")
     parser.add_argument(
         "--no-motion-spikes",
         dest="motion_spikes",
         action="store_false",
         help="the head drifts but does not jump",
+    )
+    parser.add_argument(
+        "--no-networks",
+        dest="networks",
+        action="store_false",
+        help="noise only: all but the networks",
     )
     return parser
 

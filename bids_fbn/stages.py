@@ -5,6 +5,7 @@ the workflow call.
 :func:`clean`          BOLD file → signals, in a work folder
 :func:`fit`            signals → trained model
 :func:`analyse`        signals, model, templates → networks
+:func:`weigh`          the same and surrogates → what speaks for the networks
 :func:`write_signal`   quality and nuisance design → files of the output dataset
 :func:`write_networks` networks → files of the output dataset
 =====================  ==============================================================
@@ -29,6 +30,7 @@ from bids_fbn.bids.naming import model_weights_path
 from bids_fbn.bids.outputs import NetworkResults, RunWriter, denoised_image
 from bids_fbn.bids.writing import copy_file
 from bids_fbn.config import Config
+from bids_fbn.errors import RunError
 from bids_fbn.models.card import grid_facts
 from bids_fbn.networks.dynamics import RunNetworks, find_networks, network_courses
 from bids_fbn.networks.maps import SupportRule, find_peaks
@@ -42,7 +44,7 @@ from bids_fbn.signal.standard import Parcels
 from bids_fbn.signal.windows import Steps, steps_of
 
 if TYPE_CHECKING:
-    from bids_fbn.models.base import Model, Recipe
+    from bids_fbn.models.base import Model
     from bids_fbn.models.compute import Compute
 
 __all__ = [
@@ -50,7 +52,9 @@ __all__ = [
     "clean",
     "compute_for",
     "fit",
+    "load_model",
     "support_rule",
+    "weigh",
     "write_networks",
     "write_signal",
 ]
@@ -64,6 +68,8 @@ FIXED_Z = 1.7
 _HIGH_MOTION_MM = 0.5
 # In the folder of a model's results: courses by the model itself, where it has a temporal part.
 _COURSES = "courses.npy"
+# Courses are cheap to make surrogates of.
+_TASK_SURROGATES = 2000
 
 
 def clean(run: BoldRun, config: Config, grid: Grid, folder: Path, minimum_volumes: int) -> str:
@@ -192,17 +198,25 @@ def fit(
         checkpoint.unlink(missing_ok=True)
 
 
-def support_rule(config: Config, recipe: Recipe, signed: bool = False) -> SupportRule:
-    """Which voxels of a candidate count, by what was asked and what the recipe says.
+def load_model(weights: Path, folder: Path, config: Config) -> Model:
+    """A trained model on the grid of a cleaned run."""
+    from bids_fbn import models
 
-    The positive side alone counts where maps are `signed` (of a model that knows which way up a
-    network is), and by the published rule.
+    return models.load(weights, Grid.load(folder / "grid.npz"), config.models.candidates)
+
+
+def support_rule(config: Config, model: Model) -> SupportRule:
+    """Which voxels of a candidate count, by what was asked and what the model's recipe says.
+
+    The positive side alone counts of a model that knows its networks, hence which way up they are,
+    and by the published rule.
     """
-    either_sign = recipe.fixed_threshold is None and not signed
+    published = model.fixed_threshold
+    either_sign = published is None and not model.networks
     if config.networks.support not in (None, "size-matched"):
         return SupportRule(float(config.networks.support), either_sign=either_sign)
-    if config.networks.support is None and recipe.fixed_threshold is not None:
-        return SupportRule(recipe.fixed_threshold, standardize=False, either_sign=False)
+    if config.networks.support is None and published is not None:
+        return SupportRule(published, standardize=False, either_sign=False)
     return SupportRule(either_sign=either_sign)
 
 
@@ -218,7 +232,7 @@ def analyse(
     """
     signals = Signals.load(folder)
     templates = load_templates(config.networks.templates, signals.grid)
-    rule = support_rule(config, model.recipe, signed=bool(model.networks))
+    rule = support_rule(config, model)
     steps = model.steps(signals, config.models.stride)
     dynamic = None
     if config.networks.save_dynamic_maps:
@@ -247,7 +261,7 @@ def analyse(
     return {
         "Method": model.name,
         "Preset": model.preset,
-        "Candidates": model.candidates if model.name == "scaae" else "channels",
+        "Candidates": model.candidate_kind,
         "CandidatesPerStep": model.n_candidates,
         "Window": model.window,
         "Stride": config.models.stride,
@@ -268,6 +282,92 @@ def analyse(
         "StateThreshold": config.networks.state_threshold,
         "Grid": grid_facts(signals.grid),
     }
+
+
+def weigh(
+    model: Model,
+    folder: Path,
+    results: Path,
+    config: Config,
+    compute: Compute,
+    table: Path,
+    events: Path | None = None,
+    store: Path | None = None,
+) -> None:
+    """Hold the networks of a run against nulls, and write the table of :mod:`bids_fbn.evidence`.
+
+    Parameters
+    ----------
+    model : Model
+    folder : Path
+        Of the cleaned run.
+    results : Path
+        Folder in which :func:`analyse` left the networks.
+    config : Config
+    compute : Compute
+    table : Path
+        TSV to write.
+    events : Path, optional
+    store : Path, optional
+        Where the measures of the surrogates are kept as they come.
+    """
+    from bids_fbn import evidence, models
+
+    signals = Signals.load(folder)
+    networks = _load_networks(results)
+    templates = load_templates(config.networks.templates, signals.grid)
+    asked = config.nulls
+    method = evidence.Method(
+        model=model,
+        create=lambda: models.create(model.name, config.models, signals.grid, templates),
+        # Weights from elsewhere are part of the method; they are not learned from the run.
+        refit=not config.models.weights and (model.fits_anew or asked.refit_surrogates),
+        compute=compute,
+        templates=templates,
+        rule=support_rule(config, model),
+        state_threshold=config.networks.state_threshold,
+        stride=config.models.stride,
+        budget=asked.budget,
+        seed=config.compute.random_seed,
+    )
+    rows = evidence.search_evidence(method, signals, asked.n_surrogates, asked.n_surrogate_maps)
+    half = evidence.half_evidence(method, signals)
+    if half is not None:
+        rows += half.rows(templates.networks)
+    task = None if events is None else _events(events)
+    if task is not None:
+        rows += evidence.task_evidence(
+            signals,
+            networks,
+            model.steps(signals, config.models.stride),
+            _courses(networks, signals, results),
+            templates.networks,
+            task,
+            _TASK_SURROGATES,
+            config.compute.random_seed,
+        )
+    rows += evidence.dynamic_evidence(
+        method, signals, networks, asked.n_surrogates, asked.surrogates, store
+    )
+    pd.DataFrame(rows, columns=list(evidence.COLUMNS)).to_csv(table, sep="\t", index=False)
+
+
+def _events(path: Path) -> pd.DataFrame | None:
+    """Events of a run; None, with a warning, where they are of no use: the networks still are."""
+    from bids_fbn.nulls.task import read_events
+
+    try:
+        return read_events(path)
+    except RunError as error:
+        logger.warning("%s; nothing is held against the task", error)
+        return None
+
+
+def _courses(networks: RunNetworks, signals: Signals, results: Path) -> np.ndarray:
+    """By the model itself, where it has a temporal part; else by least squares."""
+    if (results / _COURSES).is_file():
+        return np.asarray(np.load(results / _COURSES))
+    return network_courses(networks.maps, np.asarray(signals.data), signals.covered)
 
 
 def _load_networks(results: Path) -> RunNetworks:
@@ -295,7 +395,7 @@ def _final_overlap(
     columns["r"] = matched.r[own, own]
     columns["iou_fixed"] = fixed.iou[own, own]
     columns["dice_fixed"] = fixed.dice[own, own]
-    return pd.DataFrame(columns)
+    return pd.DataFrame(columns, index=list(templates.networks))
 
 
 def interpret(
@@ -306,11 +406,13 @@ def interpret(
     parcels: Parcels,
     steps: Steps,
     state_threshold: float,
-    courses: np.ndarray | None = None,
+    courses: np.ndarray,
+    evidence: pd.DataFrame,
+    courses_by_model: bool = False,
 ) -> NetworkResults:
     """States, courses and places of the networks of a run.
 
-    `courses` (T_kept, P) are those by the model itself, where it has a temporal part.
+    `courses` (T_kept, P) may be those by the model itself, where it has a temporal part.
     """
     states = assign_states(networks.iou, state_threshold)
     return NetworkResults(
@@ -319,12 +421,9 @@ def interpret(
         steps=steps,
         states=states,
         summary=summarize_states(states, steps.valid, len(templates.networks), steps.seconds),
-        courses=(
-            network_courses(networks.maps, np.asarray(signals.data), signals.covered)
-            if courses is None
-            else courses
-        ),
-        courses_by_model=courses is not None,
+        courses=courses,
+        courses_by_model=courses_by_model,
+        evidence=evidence,
         peaks=find_peaks(networks.maps, signals.grid.coordinates, parcels.labels),
         final_overlap=_final_overlap(networks, templates, signals.covered),
     )
@@ -379,12 +478,13 @@ def write_networks(
     results: Path,
     weights: Path,
     facts: dict[str, Any],
+    evidence: Path,
     parcels: Parcels,
     config: Config,
     source: str,
     config_hash: str,
 ) -> None:
-    """Write the networks of a run, and the weights that found them."""
+    """Write the networks of a run, what speaks for them, and the weights that found them."""
     signals = Signals.load(folder)
     networks = _load_networks(results)
     templates = load_templates(config.networks.templates, signals.grid)
@@ -407,7 +507,9 @@ def write_networks(
         parcels,
         steps,
         config.networks.state_threshold,
-        np.load(results / _COURSES) if (results / _COURSES).is_file() else None,
+        _courses(networks, signals, results),
+        pd.read_csv(evidence, sep="\t"),
+        (results / _COURSES).is_file(),
     )
     writer.write_networks(
         interpreted,

@@ -25,7 +25,7 @@ from bids_fbn.cli import (
     report_faults,
     with_hyphens,
 )
-from bids_fbn.config import Config
+from bids_fbn.config import MODELS, TOLD, Config
 from bids_fbn.environment import prepare_environment
 from bids_fbn.errors import FBNError, InputError
 from bids_fbn.resources import Processes, available_processors, launched_processes
@@ -59,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("weights", type=Path, help="file to write, *.safetensors")
     parser.add_argument("--version", action="version", version=f"bids_fbn {__version__}")
     model = parser.add_argument_group("model")
-    model.add_argument("--model", required=True, metavar="NAME", help="stca, scaae or stcnn")
+    model.add_argument("--model", required=True, metavar="NAME", help=", ".join(MODELS))
     add_recipe_options(model)
     training = parser.add_argument_group("training")
     training.add_argument(
@@ -133,7 +133,7 @@ def _options(arguments: Sequence[str]) -> tuple[Config, argparse.Namespace]:
     config = Config.from_options(
         {**options, "model": [asked.model], "bids_dir": Path(), "output_dir": Path()}
     )
-    faults = []
+    faults = config.models.idle()
     if asked.weights.suffix != ".safetensors":
         faults.append(f"{asked.weights}: the name of weights ends in .safetensors")
     if not 0 <= asked.validation < 1:
@@ -164,7 +164,7 @@ def _train(config: Config, asked: argparse.Namespace, processes: Processes) -> N
         raise InputError(f"--validation {asked.validation:g}: {error}") from None
     (name,) = config.models.model
     grid = runs[0].grid
-    templates = load_templates(config.networks.templates, grid) if name == "stcnn" else None
+    templates = load_templates(config.networks.templates, grid) if name in TOLD else None
     model = models.create(name, config.models, grid, templates)
     weights: Path = asked.weights.expanduser().resolve()
     checkpoint = weights.with_suffix(".checkpoint")

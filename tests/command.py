@@ -16,6 +16,8 @@ TRAINED = (
     "--resolution=10",
     "--device=cpu",
     "--min-time=60",
+    "--n-surrogates=2",
+    "--n-surrogate-maps=20",
 )
 SMALL = ("--sloppy", "--epochs=1", "--channels=4", *TRAINED)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from bids_fbn.signal.grid import Grid, grid_geometry
 from bids_fbn.simulate import simulate_dataset
@@ -20,6 +22,15 @@ def real_data() -> Path:
     if not folder:
         pytest.skip("FBN_TEST_DATA does not name a folder of real data")
     return Path(folder).resolve()
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """On small arrays the threads of torch wait for each other more than they work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

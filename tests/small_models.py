@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bids_fbn.models.base import Model, Recipe
 from bids_fbn.models.compute import Compute
+from bids_fbn.models.neural import NeuralModel, Recipe
 from bids_fbn.models.scaae import SCAAE
 from bids_fbn.models.stca import STCA
 from bids_fbn.signal.grid import Grid
@@ -32,10 +32,10 @@ SMALL = {
     "stca": Recipe(window=6, channels=4, learning_rate=2e-3, epochs=3, batch=2, stride=2),
     "scaae": Recipe(window=1, channels=4, learning_rate=2e-3, epochs=2, batch=4),
 }
-CLASSES: dict[str, type[Model]] = {"stca": STCA, "scaae": SCAAE}
+CLASSES: dict[str, type[NeuralModel]] = {"stca": STCA, "scaae": SCAAE}
 
 
-def small(name: str, grid: Grid, candidates: str = "fbn", **changes: Any) -> Model:
+def small(name: str, grid: Grid, candidates: str = "fbn", **changes: Any) -> NeuralModel:
     return CLASSES[name](replace(SMALL[name], **changes), "test", grid, candidates)
 
 
@@ -59,7 +59,7 @@ def run_of(
     return Signals(data[kept].astype(np.float32), grid, 2.0, kept, n_volumes, covered, "run")
 
 
-def all_maps(model: Model, signals: Signals, **options: Any) -> dict[int, np.ndarray]:
+def all_maps(model: NeuralModel, signals: Signals, **options: Any) -> dict[int, np.ndarray]:
     return {
         int(step): maps
         for steps, batch in model.maps(signals, CPU, **options)
@@ -67,7 +67,7 @@ def all_maps(model: Model, signals: Signals, **options: Any) -> dict[int, np.nda
     }
 
 
-def weights_of(model: Model) -> dict[str, np.ndarray]:
+def weights_of(model: NeuralModel) -> dict[str, np.ndarray]:
     return {key: value.cpu().numpy() for key, value in model.network.state_dict().items()}
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bids_fbn.config import SignalOptions
-from bids_fbn.models import base, inference, spectral, stca
-from bids_fbn.models.base import Model
+from bids_fbn.models import inference, neural, spectral, stca
 from bids_fbn.models.compute import Compute
 from bids_fbn.models.folding import fold
 from bids_fbn.models.geometry import Region
 from bids_fbn.models.inference import lowest_correlation, stretches, windows_over
+from bids_fbn.models.neural import NeuralModel
 from bids_fbn.models.scaae import cut_tails
 from bids_fbn.models.spectral import SpectralConv3d
 from bids_fbn.signal.clean import clean_run
@@ -31,16 +30,9 @@ from bids_fbn.signal.grid import Grid, grid_geometry
 from bids_fbn.signal.signals import Signals
 from bids_fbn.signal.standard import analysis_grid
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 BF16 = Compute("cpu", "bf16")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """On small arrays threads wait for each other more than they work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def ball_in(shape: tuple[int, int, int], centre: tuple[int, int, int], radius: float) -> Grid:
@@ -115,7 +107,7 @@ def whole_box(signals: Signals, start: int, window: int) -> Tensor:
 
 
 @torch.no_grad()
-def expected(model: Model, signals: Signals, start: int) -> np.ndarray:
+def expected(model: NeuralModel, signals: Signals, start: int) -> np.ndarray:
     weights = dict(model.network.state_dict())
     volumes = whole_box(signals, start, model.window)
     if model.name == "stca":
@@ -127,7 +119,7 @@ def expected(model: Model, signals: Signals, start: int) -> np.ndarray:
     return maps[0].numpy()[:, signals.grid.mask]
 
 
-def lively(model: Model) -> Model:
+def lively(model: NeuralModel) -> NeuralModel:
     """Batch norms that do something, as after training."""
     generator = torch.Generator().manual_seed(1)
     for module in model.network.modules():
@@ -366,7 +358,7 @@ def test_bf16_that_is_not_precise_enough(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(base, "LOWEST_R", 1.0)
+    monkeypatch.setattr(neural, "LOWEST_R", 1.0)
     model = small("stca", ball_grid)
     signals = run_of(ball_grid, 12)
     compute = replace(BF16, automatic=automatic)
@@ -420,5 +412,5 @@ def test_maps_of_real_data_at_full_size(real_data: Path, tmp_path: Path, name: s
     assert lowest_correlation(coarse[0], by_formula) > 0.999
 
 
-def base_class(name: str) -> type[Model]:
+def base_class(name: str) -> type[NeuralModel]:
     return type(small(name, PLACES["near"]))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,21 +27,14 @@ from bids_fbn import models
 from bids_fbn.config import ModelOptions
 from bids_fbn.errors import InputError
 from bids_fbn.models import inference
-from bids_fbn.models.base import Model
 from bids_fbn.models.blocks import crop_to, pad_to
 from bids_fbn.models.card import card_path, weights_hash
 from bids_fbn.models.compute import Compute, choose_compute
+from bids_fbn.models.neural import NeuralModel
 from bids_fbn.signal.grid import Grid, grid_geometry
 from bids_fbn.signal.signals import Signals
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """On small arrays threads wait for each other more than they work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +159,7 @@ def test_every_step_with_a_window_has_its_maps_in_order(
         np.testing.assert_allclose(one_by_one[step], maps, rtol=1e-4, atol=1e-5)
 
 
-def attended(model: Model, signals: Signals, row: int) -> Any:
+def attended(model: NeuralModel, signals: Signals, row: int) -> Any:
     window = torch.from_numpy(signals.data[None, row : row + model.window])
     with torch.no_grad():
         return model.network.eval().attend(model._to_box(window))

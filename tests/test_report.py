@@ -18,10 +18,11 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
+from bids_fbn import evidence
 from bids_fbn.bids.boldrun import BoldRun
 from bids_fbn.bids.outputs import NetworkResults, RunWriter
 from bids_fbn.bids.writing import update_dataset_description
-from bids_fbn.config import Config
+from bids_fbn.config import MODELS, Config
 from bids_fbn.networks.dynamics import RunNetworks
 from bids_fbn.networks.maps import Peak, SupportRule, zscore_maps
 from bids_fbn.networks.overlap import overlap_with_templates
@@ -29,14 +30,75 @@ from bids_fbn.networks.states import assign_states, summarize_states
 from bids_fbn.networks.templates import TemplateSet
 from bids_fbn.reports import Problem, figures, methods_text, pictures, write_citation, write_report
 from bids_fbn.reports.bibliography import cited_keys, references
+from bids_fbn.reports.evidence import evidence_of
 from bids_fbn.reports.interactive import courses_chart, motion_chart, overlap_chart
+from bids_fbn.reports.intervals import Scale, interval_picture
 from bids_fbn.reports.results import read_participant
 from bids_fbn.reports.series import courses_of, motion_of, overlap_of
 from bids_fbn.signal.grid import Grid, grid_geometry
-from bids_fbn.signal.windows import lay_windows
+from bids_fbn.signal.windows import Steps, lay_windows
 
 SPACE = "MNI152NLin2009cAsym"
 TR = 2.0
+
+
+NETWORKS = ("DefaultMode", "Visual", "Auditory", "Salience")
+CHANGES = ("iou_window_apart", "switching_rate", "dwell_mean")
+
+
+def evidence_table(
+    n_surrogates: int = 99,
+    *,
+    beyond: tuple[str, ...] = NETWORKS,
+    against: tuple[str, ...] = (),
+    changes: tuple[str, ...] = (),
+    over_time: bool = True,
+    task: tuple[str, ...] | None = None,
+) -> pd.DataFrame:
+    """The table of a run in which some networks, measures of change and couplings stand.
+
+    What stands has the least p that so many surrogates allow, the others 0.6. By the nulls in
+    `against` no network stands.
+    """
+    null = {"null_mean": 0.15, "null_low": 0.1, "null_high": 0.2, "n_surrogates": n_surrogates}
+
+    def row(claim: str, measure: str, network: str, stands: bool, **more: Any) -> dict[str, Any]:
+        p = (1 / (n_surrogates + 1) if stands else 0.6) if n_surrogates else np.nan
+        tested = {"p": p, "p_corrected": p, **(null if n_surrogates else {"n_surrogates": 0})}
+        observed = 0.4 if stands else 0.16
+        return {
+            "claim": claim,
+            "measure": measure,
+            "network": network,
+            "observed": observed,
+            **tested,
+            **more,
+        }
+
+    rows = [
+        row("network", "iou_search", name, name in beyond and null not in against, null=null)
+        for null in ("fields", "noise")
+        for name in NETWORKS
+    ]
+    for measure in ("iou_other_half", "reproducibility"):
+        rows += [
+            {"claim": "network", "measure": measure, "network": name, "observed": 0.31}
+            for name in NETWORKS
+        ]
+    rows += [
+        {"claim": "fit", "measure": measure, "network": "all", "observed": value}
+        for measure, value in (("budget", 20), ("held_out_variance", 0.42))
+    ]
+    if over_time:
+        rows += [row("dynamics", m, "all", m in changes, null="phase") for m in CHANGES]
+        rows += [row("dynamics", CHANGES[0], n, False, null="phase") for n in NETWORKS]
+    for measure, stand in (("r_course", task), ("r_iou", ())):
+        if task is not None:
+            rows += [
+                row("task", measure, n, n in (stand or ()), null="phase", condition="faces")
+                for n in NETWORKS
+            ]
+    return pd.DataFrame(rows, columns=list(evidence.COLUMNS))
 
 
 @dataclass
@@ -57,13 +119,14 @@ class Study:
         model: str = "stca",
         *,
         n_volumes: int = 60,
-        window: int = 10,
+        window: int | None = 10,
         level: float = 0.5,
         weak: tuple[int, ...] = (),
         left_out: tuple[int, ...] = (),
         displacement: bool = True,
         session: str | None = None,
         subject: str = "01",
+        weighed: pd.DataFrame | None = None,
     ) -> None:
         """Write a run: the network that is present takes turns with the others.
 
@@ -75,6 +138,10 @@ class Study:
             Networks that never are present.
         left_out : tuple of int
             Volumes left out.
+        window : int or None
+            Volumes; None for a model that takes the whole run at once.
+        weighed : DataFrame, optional
+            The evidence; by default all networks stand and nothing changes over time.
         """
         rng = np.random.default_rng(int(run))
         n_networks, n_voxels = self.templates.maps.shape
@@ -88,7 +155,11 @@ class Study:
         )
         writer = RunWriter(self.out, bold, self.grid, self.templates, "bids:in:bold.nii.gz")
         kept = np.setdiff1d(np.arange(n_volumes), left_out)
-        steps = lay_windows(kept, n_volumes, TR, window)
+        steps = (
+            lay_windows(kept, n_volumes, TR, window)
+            if window
+            else Steps(np.array([0]), np.array([n_volumes]), len(kept), n_volumes, TR * n_volumes)
+        )
 
         iou = level / 3 + 0.02 * rng.random((len(steps), n_networks))
         able = [p for p in range(n_networks) if p not in weak]
@@ -131,8 +202,12 @@ class Study:
                         "r": found.r[own, own],
                         "iou_fixed": found.iou[own, own],
                         "dice_fixed": found.dice[own, own],
-                    }
+                    },
+                    index=list(NETWORKS),
                 ),
+                evidence=evidence_table(over_time=window is not None)
+                if weighed is None
+                else weighed,
             ),
             {
                 "Method": model,
@@ -142,7 +217,11 @@ class Study:
                 "Window": window,
                 "Stride": 1,
                 "Parameters": 1000,
-                "Recipe": {"learning_rate": 1e-3, "epochs": 4, "batch": 1, "whole_box": False},
+                "Recipe": (
+                    {"learning_rate": 1e-3, "epochs": 4, "batch": 1, "whole_box": False}
+                    if model in ("stca", "scaae")
+                    else {"components": 8, "window": window}
+                ),
                 "Training": {
                     "Runs": [bold.prefix],
                     "Seed": 0,
@@ -194,9 +273,6 @@ class Study:
         update_dataset_description(self.out, {}, {})
 
 
-NETWORKS = ("DefaultMode", "Visual", "Auditory", "Salience")
-
-
 def _tiny_grid() -> Grid:
     affine, shape = grid_geometry(20)
     whole = Grid(affine, np.ones(shape, dtype=bool))
@@ -241,6 +317,7 @@ class Page(HTMLParser):
         self.anchors: list[str] = []
         self.alts: list[str | None] = []
         self.cards: dict[str, str] = {}
+        self.rows: dict[str, str] = {}
         self.open_elements: list[str] = []
         self._words: list[str] = []
         self.feed(self.html)
@@ -264,6 +341,8 @@ class Page(HTMLParser):
             self.ids.append(name)
         if name := given.get("data-network"):
             self.cards[name] = str(given.get("class"))
+        if name := given.get("data-row"):
+            self.rows[name] = str(given.get("class"))
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open_elements.pop() == tag
@@ -310,6 +389,121 @@ def test_search_is_called_a_search(study: Study) -> None:
     # 51 windows of 8 candidates
     assert "highest of 408 candidate maps: a search" in text
     assert "share 90.0% of their volumes" in text
+
+
+def _greyed(classes: dict[str, str]) -> set[str]:
+    return {name for name, given in classes.items() if "chance" in given.split()}
+
+
+def test_network_that_the_null_does_not_support_is_greyed_and_not_hidden(study: Study) -> None:
+    study.add("1", weighed=evidence_table(beyond=("DefaultMode", "Auditory")))
+    page = Page(write_report(study.out, "01", config=study.config()))
+    assert set(page.rows) == set(page.cards) == set(NETWORKS)
+    assert _greyed(page.rows) == _greyed(page.cards) == {"Visual", "Salience"}
+    # In the table and on the card.
+    assert page.text.count("not more than chance") - page.text.count(", not more than chance") == 4
+    assert "2 of 4 networks overlap with their template more than" in page.text
+    assert "99 sets of random maps" in page.text
+    assert "99 runs of smooth noise" in page.text
+    assert "42 % of one half explained by 20 maps of the other" in page.text
+
+
+def test_network_stands_only_by_both_nulls(study: Study) -> None:
+    for null in ("fields", "noise"):
+        study.add("1", weighed=evidence_table(against=(null,)))
+        page = Page(write_report(study.out, "01", config=study.config()))
+        assert _greyed(page.rows) == _greyed(page.cards) == set(NETWORKS)
+        assert "None of 4 networks overlap" in page.text
+
+
+def test_change_that_a_static_run_has_too_is_greyed(study: Study) -> None:
+    study.add("1")
+    study.add("2", weighed=evidence_table(changes=("switching_rate",)))
+    page = Page(write_report(study.out, "01", config=study.config()))
+    assert "None of 3 measures of change over time differs from those of 99" in page.text
+    assert "1 of 3 measures of change over time differs from those of 99" in page.text
+    # Where states are shown, of the first run only.
+    assert page.text.count("is no evidence of change") == 1
+    assert page.html.count('class="hint unsupported"') == 2
+
+
+def test_without_surrogates_nothing_stands(study: Study) -> None:
+    study.add("1", weighed=evidence_table(0))
+    page = Page(write_report(study.out, "01", config=study.config(nulls={"n_surrogates": 0})))
+    assert _greyed(page.rows) == _greyed(page.cards) == set(NETWORKS)
+    assert "No surrogates were made: nothing speaks for change over time." in page.text
+    assert (
+        "No surrogates were made of random maps and runs of noise: nothing says what" in page.text
+    )
+    assert "0 of 4" in page.text
+
+
+def test_too_few_surrogates_are_not_taken_for_chance(study: Study) -> None:
+    study.add("1", weighed=evidence_table(19, beyond=("Visual",)))
+    page = Page(write_report(study.out, "01", config=study.config()))
+    assert _greyed(page.rows) == set(NETWORKS)
+    assert page.text.count("too few surrogates to tell") == 2
+    assert "With 19 surrogates no p can fall below 0.05" in page.text
+
+
+def test_results_without_evidence_say_so(study: Study) -> None:
+    study.add("1", weak=(3,))
+    for path in (study.out / "sub-01" / "func").glob("*evidence_metrics.*"):
+        path.unlink()
+    page = Page(write_report(study.out, "01", config=study.config()))
+    assert "No evidence was written with these results" in page.text
+    assert "No test against surrogate data is part of these results" in page.text
+    assert page.rows == {}
+    assert _greyed(page.cards) == set()
+    assert "beyond chance" not in page.text.split("How to read")[1].split("Methods")[0]
+
+
+def test_model_of_the_whole_run_has_no_states(study: Study) -> None:
+    study.add("1", "ica", window=None, level=0.2, weighed=evidence_table(over_time=False))
+    page = Page(write_report(study.out, "01", config=study.config(models={"model": ("ica",)})))
+    assert "they say nothing of change over time" in page.text
+    assert "Transitions between states" not in page.text
+    assert not any(name.endswith("_overlap") for name in page.ids)
+    # There is no time in which they could be present: the null alone decides.
+    assert all(given == "card" for given in page.cards.values())
+    assert "not reliably present" not in page.text
+    assert "hence no states" in page.text
+
+
+def test_task_couplings_that_do_not_stand_are_greyed_or_folded(study: Study) -> None:
+    study.add("1", weighed=evidence_table(task=("Visual",)))
+    study.add("2")
+    html = write_report(study.out, "01", config=study.config()).read_text()
+    first, second = re.split(r'<section class="run"', html)[1:3]
+    table = first[first.index('class="plain stands task"') :].split("</table>")[0]
+    rows = re.findall(r'<tr class="(\w*)">.*?</i>(\w+)</span>', table)
+    assert rows == [("" if name == "Visual" else "chance", name) for name in NETWORKS]
+    assert "1 of 4 courses follow the task" in re.sub(r"<[^>]+>", " ", first).replace("  ", " ")
+    assert "IoU over time and expected response: nothing beyond chance</summary>" in first
+    assert "Networks and the task" not in second
+
+
+def test_dot_lies_where_its_value_does() -> None:
+    scale = Scale(0.0, 0.5)
+    low, middle, high = (scale.place(value) for value in (0.0, 0.25, 0.5))
+    assert middle == pytest.approx((low + high) / 2)
+    picture = interval_picture(scale, 0.25, [(0.0, 0.1, 0.2)], "#123456", "a < b")
+    assert f'cx="{middle:.1f}"' in picture
+    assert "a &lt; b" in picture
+    # Beyond the scale, and where there is no null.
+    assert "<polygon" in interval_picture(scale, 0.9, [(0.0, 0.1, 0.2)], None, "")
+    assert "<rect" not in interval_picture(scale, 0.2, [(np.nan,) * 3], None, "")
+
+
+def test_step_before_counts_once_where_steps_are_volumes(study: Study) -> None:
+    table = evidence_table()
+    twice = table[table["measure"] == "iou_window_apart"].assign(measure="iou_previous")
+    table = pd.concat([table, twice], ignore_index=True)
+    study.add("1", "cap", window=1, weighed=table)
+    study.add("2", weighed=table)
+    first, second = read_participant(study.out, "01")
+    counts = [len(found.whole) for run in (first, second) if (found := evidence_of(run.models[0]))]
+    assert counts == [3, 4]
 
 
 def test_problems_stand_at_the_top_with_their_crash_file(study: Study) -> None:
@@ -486,6 +680,34 @@ def test_methods_say_what_was_done(study: Study) -> None:
     assert "trained on 1 run, the same to which it was then applied" in text
     assert "4 networks of Quarters" in text
     assert "no evidence by itself" in text
+
+
+def test_every_model_has_words_and_references(study: Study) -> None:
+    for surrogates in ("phase", "var"):
+        text = methods_text(
+            study.config(models={"model": MODELS}, nulls={"surrogates": surrogates})
+        )
+        assert "gave" not in text
+        assert "{" not in text
+        entries = {entry.key for entry in references(cited_keys(text))}
+        assert {"Nickerson2017", "Liu2013cap", "Vidaurre2017", "Beckmann2004"} <= entries
+        assert {"Liegeois2017", "Phipson2010", "Westfall1993"} <= entries
+
+
+def test_methods_speak_only_of_the_nulls_that_were_used(study: Study) -> None:
+    study.add("1", "ica", window=None)
+    (run,) = read_participant(study.out, "01")
+    config = study.config(
+        models={"model": ("ica",)}, nulls={"n_surrogate_maps": 1234}, compute={"random_seed": 7}
+    )
+    text = methods_text(config, [run.models[0].facts], {"network": 1234, "fit": 0})
+    assert "1,234 sets of Gaussian random fields" in text
+    assert "39 runs of Gaussian noise" in text
+    assert "start from the random seed 7" in text
+    for absent in ("haemodynamic", "static", "Prichard1994"):
+        assert absent not in text
+    with_task = methods_text(config, [run.models[0].facts], {"network": 9, "task": 2000})
+    assert "2,000 series with random phases" in with_task
 
 
 def test_citation_files(study: Study) -> None:

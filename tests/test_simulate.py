@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -17,12 +18,20 @@ from nilearn.interfaces.fmriprep import load_confounds_strategy
 from bids_fbn.errors import InputError
 from bids_fbn.signal.confounds import cosine_drifts, power_displacement
 from bids_fbn.simulate import main, simulate_dataset
+from bids_fbn.simulation.cohort import GroupEffect, Site, draw_sites, group_of, site_of
 from bids_fbn.simulation.confounds import dvars
-from bids_fbn.simulation.networks import NO_NETWORK, bold_courses, state_sequence
-from bids_fbn.simulation.noise import head_motion, saturation
+from bids_fbn.simulation.networks import (
+    NO_NETWORK,
+    bold_courses,
+    neural_activity,
+    second_networks,
+    state_sequence,
+    static_courses,
+)
+from bids_fbn.simulation.noise import head_motion, mni_head, nuisance_signal, saturation
 
 MOTION = ["trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z"]
-SMALL = {"n_participants": 1, "n_volumes": 100, "resolution": 8.0}
+SMALL: dict[str, Any] = {"n_participants": 1, "n_volumes": 100, "resolution": 8.0}
 
 
 @pytest.fixture(scope="module")
@@ -318,3 +327,235 @@ def test_the_command_writes_the_dataset(
     assert main([str(out), *arguments, "--tasks", "rest"]) == 0
     assert capsys.readouterr().out == f"{out}\n"
     assert nib.load(one(out, "*_bold.nii.gz")).header.get_zooms()[3] == 3
+
+
+def test_the_default_dataset_stays_what_it_was(tmp_path: Path) -> None:
+    """Values of the first release; a level of grey is allowed to other processors' rounding."""
+    folder = simulate_dataset(tmp_path / "x", n_participants=1, n_volumes=30, resolution=10.0)
+    expected = [
+        [13242, 11013, 12782, 12684, 10900, 10673],
+        [11119, 9174, 10492, 10527, 9178, 8956],
+        [11072, 9033, 10162, 10309, 9077, 9035],
+        [10656, 9192, 10190, 10249, 8962, 8921],
+        [10671, 9261, 10028, 9934, 9029, 8957],
+    ]
+    assert np.abs(bold_in_mask(folder)[::6, ::311] - expected).max() <= 1
+    _, courses, states = truth(folder)
+    assert courses.iloc[15, :3].to_numpy() == pytest.approx(
+        [-0.120381, -0.018389, 1.125033], abs=1e-6
+    )
+    assert list(states) == ["onset", "neural_state", "bold_state"]
+    assert (folder / "participants.tsv").read_text() == "participant_id\nsub-01\n"
+    assert not (folder / "participants.json").exists()
+
+
+def with_states(rng: np.random.Generator, n_volumes: int) -> np.ndarray:
+    """Courses at a repetition time of 2 s."""
+    states = state_sequence(rng, n_volumes * 20, 0.1, 10, 20.0)
+    return bold_courses(neural_activity(rng, states, 0.1, 10), 2.0, 20)
+
+
+def test_static_courses_are_like_those_with_states_but_gaussian() -> None:
+    rng = np.random.default_rng(0)
+    references = [with_states(rng, 400) for _ in range(20)]
+    static = np.stack([static_courses(rng, references, 200) for _ in range(40)])
+    moving = np.stack([with_states(rng, 200) for _ in range(40)])
+    assert static.mean() == pytest.approx(moving.mean(), abs=0.01)
+    variance = moving.var()
+    for lag in (0, 1, 2, 5, 10, 50):
+        covariance = [
+            np.mean((x[:, : 200 - lag] - x.mean()) * (x[:, lag:] - x.mean()))
+            for x in (static, moving)
+        ]
+        assert covariance[0] == pytest.approx(covariance[1], abs=0.05 * variance)
+    between = [np.corrcoef(x.reshape(-1, 10).T)[np.triu_indices(10, 1)] for x in (static, moving)]
+    assert between[1].mean() < -0.06
+    assert between[0].mean() == pytest.approx(between[1].mean(), abs=0.01)
+    skewness = [np.mean(((x - x.mean()) / x.std()) ** 3) for x in (static, moving)]
+    assert skewness[1] > 2
+    assert abs(skewness[0]) < 0.2
+    # Stationary: no end of a run is like the start of it because of how courses are drawn.
+    assert abs(static[:, :50].var() / static[:, -50:].var() - 1) < 0.15
+
+
+def motion_of(folder: Path) -> pd.DataFrame:
+    return pd.read_csv(one(folder, "*-confounds_timeseries.tsv"), sep="\t")[MOTION]
+
+
+@pytest.mark.parametrize(
+    ("kind", "state"),
+    [({"dynamics": "static"}, "n/a"), ({"networks": False}, "none"), ({"overlap": 1.0}, None)],
+    ids=["static", "none", "overlap"],
+)
+def test_whatever_the_networks_do_the_noise_is_the_same(
+    tmp_path: Path, dataset: Path, kind: dict[str, Any], state: str | None
+) -> None:
+    folder = simulate_dataset(tmp_path / "x", **SMALL, **kind)
+    assert motion_of(folder).equals(motion_of(dataset))
+    maps, courses, _ = truth(folder)
+    maps_before, courses_before, _ = truth(dataset)
+    assert np.array_equal(maps, maps_before)
+    steady = saturation(100, 2.0, 1.0)[:, None] * mni_head(8.0, "MNI152NLin2009cAsym").baseline
+    expected = steady * (0.02 * (courses - courses_before).to_numpy() @ maps)
+    assert np.abs(expected).max() > 100
+    change = bold_in_mask(folder) - bold_in_mask(dataset)
+    assert np.abs(change - expected).max() <= 1.01  # each is rounded to a level of grey
+    states = pd.read_csv(one(folder, "*_states.tsv"), sep="\t", keep_default_na=False)
+    if state is not None:
+        assert set(states["neural_state"]) == set(states["bold_state"]) == {state}
+    assert (courses == 0).all(axis=None) == (kind == {"networks": False})
+    settings = json.loads((folder / "truth" / "simulation.json").read_text())["Settings"]
+    assert {name: settings[name] for name in kind} == kind
+
+
+def test_networks_that_overlap_are_on_together_for_a_visit() -> None:
+    rng = np.random.default_rng(0)
+    states = state_sequence(rng, 500_000, 0.1, 10, 20.0)
+    second = second_networks(rng, states, 10, 0.3)
+    on = states != NO_NETWORK
+    assert (second[on] != NO_NETWORK).mean() == pytest.approx(0.3, abs=0.03)
+    assert (second[~on] == NO_NETWORK).all()
+    assert (second != states)[on].all()
+    assert set(np.flatnonzero(np.diff(second))) <= set(np.flatnonzero(np.diff(states)))
+    shares = np.bincount(second[second != NO_NETWORK], minlength=10)
+    assert shares.min() > 0.5 * shares.mean()
+    activity = neural_activity(rng, states, 0.1, 10, second)
+    at = np.flatnonzero(second != NO_NETWORK)
+    assert activity[at, states[at]].mean() == pytest.approx(1, abs=0.05)
+    assert activity[at, second[at]].mean() == pytest.approx(0.6, abs=0.05)
+    assert (second_networks(rng, states, 10, 0.0) == NO_NETWORK).all()
+
+
+def test_a_run_with_overlap_names_the_second_network(tmp_path: Path) -> None:
+    folder = simulate_dataset(
+        tmp_path / "x", n_participants=1, n_volumes=60, resolution=12, overlap=1.0
+    )
+    _, courses, states = truth(folder)
+    assert ((states["second_state"] == "none") == (states["neural_state"] == "none")).all()
+    strongest = courses.idxmax(axis=1).where(courses.max(axis=1) >= 0.3, "none")
+    assert (states["bold_state"] == strongest).all()
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return simulate_dataset(
+        tmp_path_factory.mktemp("cohort") / "data",
+        n_participants=6,
+        n_volumes=40,
+        resolution=12.0,
+        n_sites=3,
+        n_groups=2,
+    )
+
+
+def test_sites_and_groups_are_crossed(cohort: Path) -> None:
+    table = pd.read_csv(cohort / "participants.tsv", sep="\t")
+    assert set(zip(table["site"], table["group"], strict=True)) == {
+        (site, group) for site in ("site1", "site2", "site3") for group in ("control", "patient")
+    }
+    assert list(table["group"][:2]) == ["control", "patient"]
+    assert_valid_bids(cohort)
+
+
+@pytest.mark.parametrize("n_sites", [1, 2, 3, 4])
+def test_every_site_has_as_many_of_each_group(n_sites: int) -> None:
+    people = range(4 * n_sites)
+    pairs = [(site_of(i, n_sites), group_of(i, n_sites, 2)) for i in people]
+    assert {pairs.count((site, group)) for site in range(n_sites) for group in (0, 1)} == {2}
+
+
+def test_sites_differ_as_the_truth_says(cohort: Path) -> None:
+    sites = json.loads((cohort / "truth" / "simulation.json").read_text())["Sites"]
+    mask = nib.load(sorted(cohort.rglob("*_mask.nii.gz"))[0]).get_fdata() > 0
+    brightness, noise = [], []
+    for path in sorted(cohort.rglob("*_bold.nii.gz")):
+        series = nib.load(path).get_fdata()[mask].T[4:]
+        brightness.append(series.mean())
+        noise.append(np.median(np.diff(series, axis=0).std(axis=0) / series.mean(axis=0)))
+    site = [sites[f"site{number % 3 + 1}"] for number in range(6)]
+    gain = np.array([values["Gain"] for values in site])
+    assert np.ptp(gain) > 0.4
+    assert brightness / gain == pytest.approx(np.full(6, np.mean(brightness / gain)), rel=0.01)
+    # Of what changes from volume to volume, some is thermal and some is not.
+    factor, thermal = (
+        np.array([values[name] for values in site])
+        for name in ("NoiseFactor", "ThermalNoiseFactor")
+    )
+    assert np.corrcoef(noise, factor * np.hypot(0.5 * thermal, 0.4))[0, 1] > 0.9
+
+
+def test_noise_of_a_smoother_site_is_smoother() -> None:
+    def neighbours(site: Site) -> float:
+        head = mni_head(8.0, "MNI152NLin2009cAsym")
+        parts = nuisance_signal(np.random.default_rng(0), head, 20, 2.0, 1.0, site)
+        change = np.diff(head.grid.scatter(next(iter(parts))[1]), axis=-1)
+        both = head.grid.mask[1:] & head.grid.mask[:-1]
+        return float(np.corrcoef(change[1:][both].ravel(), change[:-1][both].ravel())[0, 1])
+
+    assert neighbours(Site(noise_fwhm=8.4)) > neighbours(Site()) + 0.02
+
+
+def test_one_site_is_nominal_and_several_are_spread_evenly() -> None:
+    assert draw_sites(np.random.default_rng(0), 1) == [Site()]
+    sites = draw_sites(np.random.default_rng(0), 3)
+    assert sorted(site.gain for site in sites) == pytest.approx([0.8, 1, 1.25])
+    assert sorted(site.noise_fwhm for site in sites) == pytest.approx([6 / 1.4, 6, 8.4])
+
+
+def test_patients_dwell_longer_and_make_one_transition_more_often() -> None:
+    effect = GroupEffect(0, 1.5, (3, 5), 0.5)
+    visits = []
+    for which in (None, effect):
+        rng = np.random.default_rng(0)
+        states = state_sequence(rng, 2_000_000, 0.1, 10, 20.0, which)
+        start = np.concatenate([[0], np.flatnonzero(np.diff(states)) + 1])
+        visits.append((states[start][:-1], np.diff(start) * 0.1))
+    for network in range(10):
+        control, patient = (lengths[visited == network].mean() for visited, lengths in visits)
+        longer = 1.5 if network == 0 else 1.0
+        assert patient / control == pytest.approx(longer, rel=0.08)
+    share = [(visited[1:][visited[:-1] == 3] == 5).mean() for visited, _ in visits]
+    assert share[0] == pytest.approx(0.1, abs=0.03)
+    assert share[1] == pytest.approx(0.5 + 0.5 * share[0], abs=0.06)
+
+
+def test_only_patients_differ_between_groups(tmp_path: Path) -> None:
+    small: dict[str, Any] = {"n_participants": 2, "resolution": 12.0, "n_groups": 2}
+    with_effect = simulate_dataset(tmp_path / "a", **small)
+    without = simulate_dataset(tmp_path / "b", **small, group_effect=0)
+    assert digests(with_effect, "sub-01*") == digests(without, "sub-01*")
+    states = [digests(folder, "sub-02*_states.tsv") for folder in (with_effect, without)]
+    assert states[0] != states[1]
+    described = json.loads((with_effect / "truth" / "simulation.json").read_text())
+    assert described["Settings"]["group_effect"] == 0.5
+    assert described["GroupEffect"] == {
+        "Group": "patient",
+        "DwellNetwork": "DefaultMode",
+        "DwellFactor": 1.5,
+        "TransitionFrom": "FrontoParietal",
+        "TransitionTo": "DorsalAttention",
+        "TransitionShare": 0.5,
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        (["--overlap", "1.5"], "--overlap: from 0 to 1"),
+        (["--groups", "3"], "--groups: 1 or 2"),
+        (["--sites", "3"], "--participants: at least 3, one of each site and group"),
+        (
+            ["--group-effect", "0.5"],
+            "--group-effect: is on states, and needs networks with states and --groups 2",
+        ),
+        (
+            ["--groups", "2", "--dynamics", "static", "--group-effect", "0.5"],
+            "--group-effect: is on states, and needs networks with states and --groups 2",
+        ),
+    ],
+)
+def test_settings_that_do_not_go_together_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], fault: str
+) -> None:
+    assert main([str(tmp_path / "x"), *options]) == 2
+    assert capsys.readouterr().err == fault + "\n"

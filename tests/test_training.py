@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,14 +35,7 @@ from bids_fbn.signal.grid import Grid
 from bids_fbn.signal.signals import Signals
 from bids_fbn.train import main as train_main
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """On small arrays threads wait for each other more than they work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def study(grid: Grid, n_participants: int, n_volumes: int = 16) -> list[Signals]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bids_fbn.bids.writing import Columns
 
-__all__ = ["METRICS", "ONSET", "OUTLIERS", "STATE_METRICS"]
+__all__ = ["EVIDENCE", "METRICS", "ONSET", "OUTLIERS", "STATE_METRICS"]
 
 ONSET = {
     "Description": "Centre of the volume or window, from the start of the original run",
@@ -59,6 +59,19 @@ METRICS: Columns = {
     },
     "fraction_present": {"Description": "The same as a share of the time steps with a window"},
     "iou_mean": {"Description": "Mean over time steps of the IoU series"},
+    "iou_search": {
+        "Description": "IoU of the map that a one-to-one assignment gives to the template, among "
+        "an equal budget of maps: those that explain most of the run, whatever the method"
+    },
+    "p": {
+        "Description": "p of iou_search: the higher of those by two nulls, random maps as smooth "
+        "as the candidates, and the method on runs of noise; the evidence table has both"
+    },
+    "p_corrected": {"Description": "The same, corrected over the templates by the maximum"},
+    "iou_other_half": {
+        "Description": "IoU with the template of the map that is most like the chosen one in the "
+        "half of the run in which it was not chosen; mean of both ways"
+    },
     "iou_best_of_all": {
         "Description": "Highest IoU of any candidate of any time step (the published figure); "
         "grows with n_candidates, whether or not there is a network"
@@ -79,4 +92,67 @@ METRICS: Columns = {
     "peak_z": {"Description": "Highest voxel of the FBN map, MNI", "Units": "mm"},
     "peak_value": {"Description": "Its value", "Units": "z"},
     "peak_place": {"Description": "Name of the place of that voxel, n/a if it has none"},
+}
+
+EVIDENCE: Columns = {
+    "claim": {
+        "Description": "What the row is about",
+        "Levels": {
+            "network": "that a network is there",
+            "fit": "that the maps explain the data",
+            "dynamics": "that something changes over time",
+            "task": "that a network follows the task",
+        },
+    },
+    "measure": {
+        "Description": "What was measured",
+        "Levels": {
+            "iou_search": "IoU of the template with the map that a one-to-one assignment gives "
+            "it, among the budget of maps that explain most of the run",
+            "iou_selected": "the same in the half of the run in which the map was chosen",
+            "iou_other_half": "IoU of the template with the map of the other half that is most "
+            "like the chosen one; mean of both ways",
+            "r_other_half": "Pearson correlation over voxels of the same two",
+            "reproducibility": "correlation over voxels of the chosen map with its like",
+            "budget": "maps of a half that were searched",
+            "held_out_variance": "share of the variance of one half that the budget of maps of "
+            "the other explains by least squares; mean of both ways",
+            "iou_previous": "mean IoU of a network's own candidate with that of the step before",
+            "iou_window_apart": "the same with the last step that shares no volume",
+            "iou_variation": "standard deviation over time of the IoU with the template",
+            "switching_rate": "changes of state per minute of time steps that have a state",
+            "dwell_mean": "mean length of a visit to a state, s",
+            "occupancy_entropy": "entropy of the occupancies, bit",
+            "transition_entropy": "entropy of the transitions, bit",
+            "states_visited": "number of states that were visited",
+            "without_state": "share of the time steps with a window that have no state",
+            "r_course": "correlation of the network's course with the expected response",
+            "r_iou": "correlation of its IoU over time with the expected response",
+        },
+    },
+    "network": {"Description": "Network, or `all`"},
+    "condition": {"Description": "Condition of the task; n/a for what is not about a task"},
+    "observed": {"Description": "The measure, in its units"},
+    "null_mean": {"Description": "Its mean under the null"},
+    "null_low": {"Description": "2.5th percentile under the null"},
+    "null_high": {"Description": "97.5th percentile under the null"},
+    "p": {
+        "Description": "Share of the surrogates, the observed one among them, that are as "
+        "extreme; of claim `network` one-sided, else two-sided"
+    },
+    "p_corrected": {
+        "Description": "The same by the maximum: over the networks; of `dynamics` and network "
+        "`all` over the measures; of `task` over networks and conditions"
+    },
+    "n_surrogates": {"Description": "Surrogates that have a value"},
+    "null": {
+        "Description": "Of what the surrogates are",
+        "Levels": {
+            "fields": "sets of random maps as smooth and as correlated as the candidates",
+            "noise": "runs of noise as smooth as the run and with its mean spectrum, to which the "
+            "method was applied in the same way",
+            "phase": "random phases, the same for all voxels or networks: static correlation",
+            "var": "a stationary Gaussian autoregressive model of the run",
+        },
+    },
 }

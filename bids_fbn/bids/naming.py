@@ -98,6 +98,7 @@ MODEL_OUTPUTS: Mapping[str, Name] = {
     "transition_probability": Name("relmat", "{model}states", stat="transitionprobability"),
     "state_metrics": Name("metrics", "{model}states"),
     "metrics": Name("metrics", "{model}"),
+    "evidence": Name("metrics", "{model}evidence"),
     # Last: its presence says that all others are there.
     "decomposition": Name("decomposition", "{model}", ".json"),
 }

@@ -15,13 +15,14 @@ import numpy as np
 import pandas as pd
 
 from bids_fbn.bids.boldrun import BoldRun
-from bids_fbn.bids.columns import METRICS, ONSET, OUTLIERS, STATE_METRICS
+from bids_fbn.bids.columns import EVIDENCE, METRICS, ONSET, OUTLIERS, STATE_METRICS
 from bids_fbn.bids.naming import output_path, resolution_label
 from bids_fbn.bids.writing import Columns, write_image, write_json, write_table, write_text
 from bids_fbn.networks.dynamics import RunNetworks
 from bids_fbn.networks.maps import Peak, label_voxels
 from bids_fbn.networks.states import NO_STATE, StateSummary
 from bids_fbn.networks.templates import TemplateSet
+from bids_fbn.nulls.pvalues import network_p
 from bids_fbn.signal.grid import Grid
 from bids_fbn.signal.windows import Steps
 
@@ -43,10 +44,12 @@ class NetworkResults:
     summary : StateSummary
     courses : ndarray (T_kept, P)
     peaks : list of Peak
-    final_overlap : DataFrame (P rows)
+    final_overlap : DataFrame (P rows, by network)
         Overlap of the FBN maps with their templates, by the size-matched and by a fixed rule.
     courses_by_model : bool
         The courses come from the model's own temporal part, rather than from least squares.
+    evidence : DataFrame
+        See :mod:`bids_fbn.evidence`.
     """
 
     model: str
@@ -57,7 +60,19 @@ class NetworkResults:
     courses: np.ndarray
     peaks: list[Peak]
     final_overlap: pd.DataFrame
+    evidence: pd.DataFrame
     courses_by_model: bool = False
+
+    def of_networks(self, measure: str) -> list[float]:
+        """A measure of the evidence for each network, NaN where it was not taken."""
+        rows = self.evidence[self.evidence["measure"] == measure]
+        values = rows.drop_duplicates("network").set_index("network")["observed"]
+        return [float(value) for value in values.reindex(self.final_overlap.index)]
+
+    def p_of_networks(self, column: str) -> list[float]:
+        """p of each network, NaN where there is none."""
+        values = network_p(self.evidence, column).reindex(self.final_overlap.index)
+        return [float(value) for value in values]
 
 
 class RunWriter:
@@ -197,6 +212,7 @@ class RunWriter:
         self._write_overlaps(results, rule)
         self._write_states(results, facts["StateThreshold"])
         self._write_metrics(results, rule)
+        self._write_evidence(results)
         write_json(
             self.path("decomposition", results.model),
             {"Sources": [self._source], **facts},
@@ -403,6 +419,10 @@ class RunWriter:
                 "steps_present": networks.present,
                 "fraction_present": networks.present / max(1, n_valid),
                 "iou_mean": networks.iou[valid].mean(axis=0) if n_valid else np.nan,
+                "iou_search": results.of_networks("iou_search"),
+                "p": results.p_of_networks("p"),
+                "p_corrected": results.p_of_networks("p_corrected"),
+                "iou_other_half": results.of_networks("iou_other_half"),
                 "iou_best_of_all": networks.best_of_all,
                 "n_candidates": networks.n_candidates,
                 "iou_previous_mean": _mean_known(networks.iou_previous),
@@ -425,6 +445,17 @@ class RunWriter:
                 Atlas=self._templates.name,
                 Reference=self._templates.reference,
                 **rule,
+            ),
+        )
+
+    def _write_evidence(self, results: NetworkResults) -> None:
+        write_table(
+            self.path("evidence", results.model),
+            results.evidence,
+            EVIDENCE,
+            self._facts(
+                "What speaks for the networks, and for their coming and going, beside what there "
+                "would be without them"
             ),
         )
 

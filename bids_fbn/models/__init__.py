@@ -18,13 +18,21 @@ if TYPE_CHECKING:
     from bids_fbn.networks.templates import TemplateSet
     from bids_fbn.signal.grid import Grid
 
-__all__ = ["create", "load", "window_of"]
+__all__ = ["create", "load", "volumes_needed"]
 
 
 _CLASSES = {
     "stca": ("bids_fbn.models.stca", "STCA"),
     "scaae": ("bids_fbn.models.scaae", "SCAAE"),
     "stcnn": ("bids_fbn.models.stcnn", "STCNN"),
+    "untrained-stca": ("bids_fbn.models.stca", "UntrainedSTCA"),
+    "untrained-scaae": ("bids_fbn.models.scaae", "UntrainedSCAAE"),
+    "pca": ("bids_fbn.baselines.decomposition", "PCA"),
+    "ica": ("bids_fbn.baselines.decomposition", "ICA"),
+    "sdl": ("bids_fbn.baselines.decomposition", "DictionaryLearning"),
+    "dualregression": ("bids_fbn.baselines.regression", "DualRegression"),
+    "cap": ("bids_fbn.baselines.states", "CoactivationPatterns"),
+    "hmm": ("bids_fbn.baselines.states", "HiddenMarkovModel"),
 }
 
 
@@ -44,19 +52,21 @@ def create(
 
     Parameters
     ----------
-    name : {"stca", "scaae", "stcnn"}
+    name : str
+        One of the model names of the command line.
     options : ModelOptions
         Where an option is None the model's own recipe decides.
     grid : Grid
     templates : TemplateSet, optional
-        On the grid; ST-CNN needs them to be trained.
+        On the grid; ST-CNN and dual regression need them.
     """
     return _model_class(name).from_options(options, grid, templates)
 
 
-def window_of(name: str, options: ModelOptions) -> int:
-    """Volumes in a window of a model that is to be trained."""
-    return _model_class(name).recipe_from(options).window
+def volumes_needed(name: str, options: ModelOptions) -> int:
+    """Volumes that a run must have for a model that is to be trained on it."""
+    recipe = _model_class(name).recipe_from(options)
+    return int(recipe.window or recipe.components + 1)
 
 
 def load(weights: Path, grid: Grid, candidates: str = "fbn") -> Model:

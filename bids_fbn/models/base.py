@@ -2,40 +2,24 @@
 
 from __future__ import annotations
 
-import copy
 import json
-import logging
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from bids_fbn import __version__
 from bids_fbn.config import ModelOptions
-from bids_fbn.errors import InputError, RunError
-from bids_fbn.models.blocks import count_parameters
+from bids_fbn.errors import InputError
 from bids_fbn.models.card import card_path, check_grid, grid_facts, weights_hash
 from bids_fbn.models.compute import Compute
-from bids_fbn.models.distributed import share_batch_norm
-from bids_fbn.models.fitting import Plan, Stage, train
-from bids_fbn.models.geometry import Region
-from bids_fbn.models.inference import (
-    LOWEST_R,
-    batch_size,
-    lowest_correlation,
-    stretches,
-    windows_over,
-)
-from bids_fbn.models.sampling import Batch, Windows
-from bids_fbn.models.spectral import use_spectra
 from bids_fbn.signal.grid import Grid
 from bids_fbn.signal.signals import Signals
 from bids_fbn.signal.windows import Steps, steps_of
@@ -43,66 +27,16 @@ from bids_fbn.signal.windows import Steps, steps_of
 if TYPE_CHECKING:
     from bids_fbn.networks.templates import TemplateSet
 
-__all__ = ["Model", "Recipe"]
-
-logger = logging.getLogger(__name__)
-
-# Enough to tell one epoch from another, few enough to cost little beside an epoch.
-_VALIDATION_WINDOWS = 1000
-# Copies of a window's features that are in memory at once while it is computed.
-_COPIES = 4
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Sizes of a network and how it is trained.
-
-    Parameters
-    ----------
-    window : int
-        Volumes that go in at once; 1 for a model of single volumes.
-    channels : int
-        Features, and maps before any are combined.
-    learning_rate, learning_rate_decay, decay_every, epochs
-        See :class:`~bids_fbn.models.fitting.Stage`.
-    batch : int
-        Windows (or volumes) in a training step.
-    stride : int
-        Volumes from one training window to the next.
-    shuffle : bool
-        Training windows in random order rather than in that of time.
-    whole_box : bool
-        Compute on the whole MNI box, with loss and statistics over it, rather than on the
-        bounding box of the mask, with loss and statistics in the mask.
-    cube : bool
-        Pad to a cube.
-    fixed_threshold : float
-        Threshold of the published support of a map, in the units of the candidate maps; None to
-        match the template's size.
-    """
-
-    window: int
-    channels: int
-    learning_rate: float
-    epochs: int
-    batch: int
-    stride: int = 1
-    learning_rate_decay: float = 1.0
-    decay_every: int = 0
-    shuffle: bool = True
-    whole_box: bool = False
-    cube: bool = False
-    fixed_threshold: float | None = None
+__all__ = ["Model"]
 
 
 class Model(ABC):
-    """A network with its recipe, on one grid.
-
-    Subclasses give `name`, `recipes`, :meth:`_build` and :meth:`_candidates`.
+    """A method with its recipe, on one grid.
 
     Parameters
     ----------
-    recipe : Recipe
+    recipe : dataclass
+        Of the class ``recipe_class``.
     preset : str
         Name of the recipe, for the record.
     grid : Grid
@@ -111,39 +45,23 @@ class Model(ABC):
     """
 
     name: ClassVar[str]
-    recipes: ClassVar[dict[str, Recipe]]
-    recipe_class: ClassVar[type[Recipe]] = Recipe
+    recipe_class: ClassVar[type]
     networks: tuple[str, ...] = ()
     """Template networks that each of its maps is of, for a model that knows."""
+    fits_anew: ClassVar[bool] = False
+    """Whether fitting is cheap enough to be repeated for every surrogate."""
 
-    network: Any
+    recipe: Any
 
-    def __init__(self, recipe: Recipe, preset: str, grid: Grid, candidates: str = "fbn") -> None:
+    def __init__(self, recipe: Any, preset: str, grid: Grid, candidates: str = "fbn") -> None:
         self.recipe = recipe
         self.preset = preset
         self.grid = grid
         self.candidates = candidates
-        self.region = Region.of(grid.shape, None if recipe.whole_box else grid.bounding_box)
-        mask = grid.mask if recipe.whole_box else grid.mask[grid.bounding_box]
-        self._mask_index = torch.from_numpy(np.flatnonzero(mask))
         self.inference: dict[str, Any] = {}
         self.training: dict[str, Any] = {}
-        self.network = self._build()
 
-    @abstractmethod
-    def _build(self) -> nn.Module:
-        """The network, with new weights."""
-
-    @abstractmethod
-    def _candidates(self, batch: Tensor) -> Tensor:
-        """Windows (B, W, X, Y, Z) → candidate maps (B, K, V).
-
-        ``self.network`` is what :meth:`_mapping_network` gave.
-        """
-
-    def _mapping_network(self) -> nn.Module:
-        """A copy of what maps need of the network."""
-        return copy.deepcopy(self.network)
+    # --- how it is made
 
     @classmethod
     def from_options(
@@ -156,32 +74,23 @@ class Model(ABC):
         options : ModelOptions
         grid : Grid
         templates : TemplateSet, optional
-            For a model that learns to map them.
+            For a model that is told of them.
         """
-        preset = cls._preset(options)
-        return cls(cls.recipe_from(options), preset, grid, options.candidates)
-
-    @staticmethod
-    def _preset(options: ModelOptions) -> str:
-        return "sloppy" if options.sloppy else options.preset
+        return cls(cls.recipe_from(options), cls.preset_of(options), grid, options.candidates)
 
     @classmethod
-    def recipe_from(cls, options: ModelOptions) -> Recipe:
+    @abstractmethod
+    def preset_of(cls, options: ModelOptions) -> str:
+        """Name of the asked recipe."""
+
+    @classmethod
+    @abstractmethod
+    def recipe_from(cls, options: ModelOptions) -> Any:
         """The recipe of the asked preset, with what else was asked in its place."""
-        recipe = cls.recipes[cls._preset(options)]
-        asked: dict[str, Any] = {
-            "channels": options.channels,
-            "epochs": options.epochs,
-            "batch": options.batch,
-            "stride": options.training_stride,
-        }
-        if recipe.window > 1:
-            asked["window"] = options.window
-        return replace(recipe, **{key: value for key, value in asked.items() if value is not None})
 
     @classmethod
     def from_facts(
-        cls, recipe: Recipe, preset: str, grid: Grid, candidates: str, facts: dict[str, Any]
+        cls, recipe: Any, preset: str, grid: Grid, candidates: str, facts: dict[str, Any]
     ) -> Self:
         """A model as its card describes it, untrained."""
         return cls(recipe, preset, grid, candidates)
@@ -190,30 +99,43 @@ class Model(ABC):
         """What the card says that only this kind of model knows."""
         return {}
 
-    @property
-    def box_shape(self) -> tuple[int, ...]:
-        """Voxels along each axis of the box that windows are scattered into."""
-        return self.region.shape
+    # --- what it offers
 
     @property
-    def window(self) -> int:
-        """Volumes in a window."""
-        return self.recipe.window
+    @abstractmethod
+    def window(self) -> int | None:
+        """Volumes in a window; None for one that takes the whole run at once."""
 
     @property
+    @abstractmethod
     def n_candidates(self) -> int:
         """K, candidate maps of a step."""
-        return self.recipe.channels
 
     @property
+    @abstractmethod
+    def candidate_kind(self) -> str:
+        """What candidate maps are of, in a word."""
+
+    @property
+    @abstractmethod
     def n_parameters(self) -> int:
-        """Parameters of the network."""
-        return count_parameters(self.network)
+        """Numbers that were learned."""
+
+    @property
+    def fixed_threshold(self) -> float | None:
+        """Threshold of the published support of a map, in the units of the candidate maps."""
+        return None
+
+    @property
+    def box_shape(self) -> tuple[int, ...]:
+        """Voxels along each axis of the box that is computed."""
+        return self.grid.shape
 
     def steps(self, signals: Signals, stride: int = 1) -> Steps:
         """The time steps for which :meth:`maps` gives candidates."""
         return steps_of(signals, self.window, stride)
 
+    @abstractmethod
     def fit(
         self,
         signals: Sequence[Signals],
@@ -225,15 +147,7 @@ class Model(ABC):
         patience: int | None = None,
         accumulate: int = 1,
     ) -> Self:
-        """Train from new weights on runs of one or more participants.
-
-        Windows are read from the runs' files as they are needed: memory does not grow with the
-        number of runs. Where ``compute.processes`` says so, several processes train together,
-        each calling this with the same arguments; all end with the same weights.
-
-        On a CPU the same seed, precision and number of threads give the same weights. On a GPU
-        those of STCA may differ in the last digits: the backward pass of trilinear
-        interpolation adds in no fixed order there.
+        """Learn from runs of one or more participants.
 
         Parameters
         ----------
@@ -241,10 +155,10 @@ class Model(ABC):
         compute : Compute
         seed : int
         checkpoint : Path, optional
-            Written as training goes on; if it exists training continues there. It is left for
-            the caller to remove, once the weights are saved.
+            Where a training that takes long may keep how far it has come.
         validation : sequence of Signals
-            Of other participants: the weights of the epoch that does best on them are kept.
+            Of other participants, for a model that is trained in epochs: the weights of the epoch
+            that does best on them are kept.
         patience : int, optional
             Epochs without a better loss on them after which training ends early.
         accumulate : int
@@ -253,198 +167,22 @@ class Model(ABC):
         Raises
         ------
         RunError
-            If no run has a whole window, or the training diverges.
-        """
-        windows = self._windows(signals)
-        if not len(windows):
-            raise RunError(f"{self.name}: no run has {self.window} volumes without a gap")
-        fabric = compute.fabric()
-        fabric.launch()
-        torch.manual_seed(seed)
-        self.network = self._build().to(fabric.device)
-        if fabric.world_size > 1:
-            self.network = share_batch_norm(self.network, fabric.device)
-        self.prepare([*signals, *validation], seed)
-        recipe = self.recipe
-        held_out = self._validation_windows(signals, validation)
-        training = train(
-            self.network,
-            Plan(
-                self.name,
-                self.stages(),
-                windows,
-                recipe.batch,
-                recipe.stride,
-                recipe.shuffle,
-                seed,
-                accumulate,
-                held_out,
-                patience,
-                {"recipe": asdict(recipe), "grid": self.grid.fingerprint, **self.facts()},
-            ),
-            self.loss,
-            fabric,
-            checkpoint,
-        )
-        weights = self.network.state_dict()
-        self.network = self._build().to(fabric.device)
-        self.network.load_state_dict(weights)
-        self.network.eval()
-        self.training = {
-            "Runs": [run.name for run in signals],
-            "Volumes": int(sum(run.n_kept for run in signals)),
-            "Seed": seed,
-            "Device": compute.name,
-            "Precision": compute.precision,
-            "Processes": fabric.world_size,
-            "Threads": torch.get_num_threads() if compute.device == "cpu" else None,
-            "TorchVersion": torch.__version__,
-            "LossCurve": training.curve.points(),
-        }
-        if held_out is not None:
-            self.training |= {
-                "ValidationRuns": [run.name for run in validation],
-                "ValidationCurve": training.validation.points(),
-                "KeptEpochs": training.kept_epochs,
-            }
-        return self
-
-    def stages(self) -> list[Stage]:
-        """The stages of the training; an autoencoder has one."""
-        recipe = self.recipe
-        return [
-            Stage(
-                "training",
-                recipe.epochs,
-                recipe.learning_rate,
-                recipe.learning_rate_decay,
-                recipe.decay_every,
-            )
-        ]
-
-    def prepare(self, signals: Sequence[Signals], seed: int) -> None:  # noqa: B027 (may stay empty)
-        """Make ready what :meth:`loss` needs of the runs; an autoencoder needs nothing.
-
-        Parameters
-        ----------
-        signals : sequence of Signals
-            Runs to train on and, after them, those to validate on: ``batch.runs`` counts them in
-            this order.
-        seed : int
+            If no run has enough volumes, or the training fails.
         """
 
-    def loss(self, network: Any, batch: Batch, stage: str) -> Tensor:
-        """Mean loss of a batch; `network` is called as a whole, once."""
-        box = self._to_box(batch.windows)
-        return self._loss(network(box), box)
-
-    def _windows(self, signals: Sequence[Signals]) -> Windows:
-        return Windows.of(signals, self.window, self._training_starts)
-
-    def _validation_windows(
-        self, signals: Sequence[Signals], validation: Sequence[Signals]
-    ) -> Windows | None:
-        if not validation:
-            return None
-        windows = self._windows(validation).thinned(_VALIDATION_WINDOWS)
-        if not len(windows):
-            raise RunError(
-                f"{self.name}: no run to validate on has {self.window} volumes without a gap"
-            )
-        return windows.counted_from(len(signals))
-
-    def _training_starts(self, run: Signals) -> np.ndarray:
-        start = self.steps(run).start
-        return start[start >= 0]
-
-    def _loss(self, reconstruction: Tensor, batch: Tensor) -> Tensor:
-        error = (reconstruction.float() - batch) ** 2
-        return error.mean() if self.recipe.whole_box else self._in_mask(error).mean()
-
-    def _to_box(self, values: Tensor) -> Tensor:
-        """(B, W, V) → (B, W, X, Y, Z), zero outside the mask."""
-        index = self._mask_index.to(values.device)
-        box = values.new_zeros(*values.shape[:2], int(np.prod(self.box_shape)))
-        box.index_copy_(2, index, values)
-        return box.unflatten(2, self.box_shape)
-
-    def _in_mask(self, box: Tensor) -> Tensor:
-        """(B, K, X, Y, Z) → (B, K, V)."""
-        return box.flatten(2).index_select(2, self._mask_index.to(box.device))
-
+    @abstractmethod
     def maps(
         self, signals: Signals, compute: Compute, stride: int = 1
     ) -> Iterator[tuple[np.ndarray, Tensor]]:
         """Candidate maps of every step that has a window, batch by batch.
-
-        How precise they are is left in ``inference``.
 
         Yields
         ------
         steps : ndarray (B,) of int
             Rows of the tables, ascending, see :meth:`steps`.
         maps : Tensor (B, K, V) of float32
-            On the device, in the network's own units; z-scores over the whole box for published
-            STCA.
+            In the model's own units; 0 or of no meaning in voxels that the run does not cover.
         """
-        device = compute.torch_device
-        starts = self.steps(signals, stride).start
-        steps = np.flatnonzero(starts >= 0)
-        starts = starts[steps]
-        bytes_each = 4 * self.recipe.channels * int(np.prod(self.grid.shape))
-        size = batch_size(device, _COPIES * bytes_each)
-        most_rows = self.window + max(self.window, stride * size)
-        mapper: Model | None = None
-        for stretch, gap in stretches(starts, self.window, most_rows):
-            first, last = starts[stretch][0], starts[stretch][-1] + self.window
-            rows = torch.from_numpy(np.array(signals.data[first:last])).to(device)
-            windows = windows_over(self._to_box(rows[None])[0], self.window, gap)
-            for batch, chosen in zip(
-                windows.split(size),
-                np.split(steps[stretch], range(size, len(windows), size)),
-                strict=True,
-            ):
-                if mapper is None:
-                    mapper, compute = self._checked_mapper(batch[:1], compute)
-                yield chosen, mapper._mapped(batch, compute)
-
-    def _mapped(self, batch: Tensor, compute: Compute) -> Tensor:
-        with torch.no_grad(), compute.autocast():
-            return self._candidates(batch).float()
-
-    def _mapper(self, compute: Compute) -> Model:
-        """This model with a network that makes maps only, as fast as it can."""
-        mapper = copy.copy(self)
-        mapper.network = self._mapping_network().to(compute.torch_device).eval()
-        if compute.precision == "bf16":
-            mapper.network.to(memory_format=torch.channels_last_3d)
-        elif compute.torch_device.type == "cpu":
-            use_spectra(mapper.network)
-        return mapper
-
-    def _checked_mapper(self, window: Tensor, compute: Compute) -> tuple[Model, Compute]:
-        """What to compute with, after a look at one window in bf16 and in fp32."""
-        mapper = self._mapper(compute)
-        self.inference = {"Precision": compute.precision}
-        if compute.precision == "fp32":
-            return mapper, compute
-        fp32 = replace(compute, precision="fp32")
-        precise = self._mapper(fp32)
-        lowest = lowest_correlation(mapper._mapped(window, compute), precise._mapped(window, fp32))
-        self.inference["PrecisionCheck"] = round(lowest, 6)
-        if lowest >= LOWEST_R:
-            return mapper, compute
-        logger.warning(
-            "%s: the maps of the first window in bf16 correlate with those in fp32 by %.4f at "
-            "worst; %s",
-            self.name,
-            lowest,
-            "computing them in fp32" if compute.automatic else "--precision fp32 is more precise",
-        )
-        if not compute.automatic:
-            return mapper, compute
-        self.inference["Precision"] = "fp32"
-        return precise, fp32
 
     def courses(self, signals: Signals, compute: Compute) -> np.ndarray | None:
         """Course of each of ``networks`` by the model's own temporal part, (T, K).
@@ -453,18 +191,33 @@ class Model(ABC):
         """
         return None
 
+    # --- weights
+
+    @abstractmethod
+    def state(self) -> Mapping[str, Tensor]:
+        """All that was learned."""
+
+    @abstractmethod
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take what :meth:`state` gave.
+
+        Raises
+        ------
+        RuntimeError
+            If it is of another model.
+        """
+
     def save(self, path: Path) -> dict[str, Any]:
         """Write weights (safetensors) and the card beside them; returns the card."""
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(path.name + ".part")
-        state = {key: value.contiguous().cpu() for key, value in self.network.state_dict().items()}
-        save_file(state, part)
+        save_file({key: value.contiguous().cpu() for key, value in self.state().items()}, part)
         card = {
             "Model": self.name,
             "Preset": self.preset,
             "Architecture": {
                 "Window": self.window,
-                "Channels": self.recipe.channels,
+                "Candidates": self.n_candidates,
                 "Box": list(self.box_shape),
                 "Parameters": self.n_parameters,
                 **self.facts(),
@@ -496,10 +249,9 @@ class Model(ABC):
         try:
             recipe = cls.recipe_class(**card["Recipe"])
             model = cls.from_facts(recipe, card["Preset"], grid, candidates, card["Architecture"])
-            model.network.load_state_dict(load_file(weights))
+            model.load_state(load_file(weights))
         except (InputError, SafetensorError, RuntimeError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"{weights}: does not fit its card: {reason}") from None
-        model.network.eval()
         model.training = card.get("Training", {})
         return model

@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -383,7 +384,7 @@ class _Loop:
             return
         self._network.eval()
         rank, processes, batch = self._fabric.global_rank, self._processes, self._plan.batch
-        own = torch.arange(len(windows)).numpy()[rank::processes]
+        own = np.arange(rank, len(windows), processes)
         chosen = [own[i : i + batch] for i in range(0, len(own), batch)]
         total = torch.zeros((), device=self._fabric.device)
         with torch.no_grad(), self._fabric.autocast():

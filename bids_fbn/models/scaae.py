@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bids_fbn.errors import InputError
-from bids_fbn.models.base import Model, Recipe
 from bids_fbn.models.blocks import (
     ChannelAttention,
     ResidualBlock,
@@ -32,6 +31,7 @@ from bids_fbn.models.blocks import (
 )
 from bids_fbn.models.folding import fold
 from bids_fbn.models.geometry import Region, convolve, crop
+from bids_fbn.models.neural import NeuralModel, Recipe, Untrained
 
 __all__ = ["SCAAE", "SCAAEAttention", "SCAAENetwork", "cut_tails"]
 
@@ -197,7 +197,7 @@ class SCAAENetwork(SCAAEAttention):
         return crop_to(self.project(features), self.region.shape)
 
 
-class SCAAE(Model):
+class SCAAE(NeuralModel):
     """SCAAE as a model: see :class:`~bids_fbn.models.base.Model`.
 
     Candidates are the two FBNs of a volume, or its channel maps by the option ``candidates``.
@@ -246,6 +246,10 @@ class SCAAE(Model):
     def n_candidates(self) -> int:
         return self.recipe.channels if self.candidates == "channels" else 2
 
+    @property
+    def candidate_kind(self) -> str:
+        return self.candidates
+
     @torch.no_grad()
     def _candidates(self, batch: Tensor) -> Tensor:
         _, logits, weights = self.network.attend(batch)
@@ -257,6 +261,12 @@ class SCAAE(Model):
             low, high = maps.amin(dim=2, keepdim=True), maps.amax(dim=2, keepdim=True)
             return ((maps - low) / (high - low).clamp_min(_TINY)) ** 2
         return cut_tails(maps)
+
+
+class UntrainedSCAAE(Untrained, SCAAE):
+    """SCAAE with the weights it starts with."""
+
+    name = "untrained-scaae"
 
 
 def cut_tails(maps: Tensor) -> Tensor:

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bids_fbn.models.base import Model, Recipe
 from bids_fbn.models.blocks import (
     ChannelAttention,
     ResidualBlock,
@@ -30,6 +29,7 @@ from bids_fbn.models.blocks import (
     within,
 )
 from bids_fbn.models.geometry import Region, convolve, crop
+from bids_fbn.models.neural import NeuralModel, Recipe, Untrained
 
 __all__ = ["STCA", "STCAAttention", "STCANetwork"]
 
@@ -105,7 +105,7 @@ class STCANetwork(STCAAttention):
         return self.mix(functional.gelu(features))
 
 
-class STCA(Model):
+class STCA(NeuralModel):
     """STCA as a model: see :class:`~bids_fbn.models.base.Model`."""
 
     name = "stca"
@@ -151,3 +151,9 @@ class STCA(Model):
             # A map without variation becomes 0, not NaN.
             logits = (logits - mean) / spread.clamp_min(1e-12)
         return self._in_mask(logits)
+
+
+class UntrainedSTCA(Untrained, STCA):
+    """STCA with the weights it starts with."""
+
+    name = "untrained-stca"

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 from bids_fbn.config import ModelOptions
 from bids_fbn.errors import InputError, RunError
-from bids_fbn.models.base import Model, Recipe
 from bids_fbn.models.compute import Compute
 from bids_fbn.models.fitting import Stage
+from bids_fbn.models.neural import NeuralModel, Recipe
 from bids_fbn.models.sampling import Batch
 from bids_fbn.models.stcnn_network import STCNNNetwork, pearson, zscore_courses
 from bids_fbn.models.targets import LEAST_MATCH, Targets, find_targets
@@ -66,7 +66,7 @@ class STCNNRecipe(Recipe):
     synchronize: bool = False
 
 
-class STCNN(Model):
+class STCNN(NeuralModel):
     """ST-CNN as a model: see :class:`~bids_fbn.models.base.Model`.
 
     Candidates are the maps of the K networks. The targets of a run are components of its own
@@ -150,7 +150,7 @@ class STCNN(Model):
         """
         if templates is None:
             raise InputError("stcnn learns the networks of a template set; give --templates")
-        preset = cls._preset(options)
+        preset = cls.preset_of(options)
         networks = _asked_networks(options.target_networks, templates, preset)
         recipe = cls.recipe_from(options)
         return cls(recipe, preset, grid, networks=networks, templates=templates)
@@ -165,7 +165,7 @@ class STCNN(Model):
         return cls(recipe, preset, grid, candidates, networks=networks)
 
     def facts(self) -> dict[str, Any]:
-        return {"Networks": list(self.networks)}
+        return {**super().facts(), "Networks": list(self.networks)}
 
     def _build(self) -> nn.Module:
         recipe = self.recipe
@@ -181,6 +181,10 @@ class STCNN(Model):
     @property
     def n_candidates(self) -> int:
         return len(self.networks)
+
+    @property
+    def candidate_kind(self) -> str:
+        return "networks"
 
     def _mapping_network(self) -> nn.Module:
         return copy.deepcopy(self.network.get_submodule("spatial"))

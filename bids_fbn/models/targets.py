@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bids_fbn.baselines import learn_dictionary
+from bids_fbn.baselines.decomposition import learn_dictionary
 from bids_fbn.networks.maps import zscore_maps
 from bids_fbn.networks.overlap import assign_one_to_one
 from bids_fbn.signal.signals import Signals

@@ -47,7 +47,8 @@ class Reference:
     def text(self) -> str:
         """For a list of references, without the DOI."""
         fields = self.fields
-        where = fields.get("journal") or fields.get("booktitle") or fields.get("howpublished", "")
+        kinds = ("journal", "booktitle", "publisher", "howpublished")
+        where = next((fields[kind] for kind in kinds if kind in fields), "")
         if "volume" in fields:
             where += f" {fields['volume']}"
             where += f"({fields['number']})" if "number" in fields else ""

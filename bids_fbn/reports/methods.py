@@ -12,64 +12,12 @@ from bids_fbn import __version__
 from bids_fbn.bids.writing import write_text
 from bids_fbn.config import NUISANCE_PRESETS, Config, SignalOptions
 from bids_fbn.reports.bibliography import Reference, cited_keys, references
+from bids_fbn.reports.methods_evidence import weighing
+from bids_fbn.reports.methods_models import first_fact, networks
 from bids_fbn.reports.templating import render
 
 __all__ = ["markdown_to_html", "methods_text", "write_citation"]
 
-# What each model is, in the words of its papers.
-_MODELS: Mapping[str, str] = {
-    "stca": (
-        "STCA (spatial-temporal convolutional attention) [@Liu2023stca; @Liu2024stca] takes a "
-        "window of {window} as the channels of a 3-D convolutional autoencoder and is trained to "
-        "reconstruct it; the logits of its spatial attention, {candidates} maps for each window, "
-        "are the candidate networks."
-    ),
-    "scaae": (
-        "SCAAE (spatial and channel-wise attention autoencoder) [@Liu2022scaae; @Liu2024scaae] "
-        "takes single volumes and is trained to reconstruct them; the logits of its spatial "
-        "attention{weighting} give {candidates} candidate maps for each volume."
-    ),
-    "stcnn": (
-        "ST-CNN (spatio-temporal convolutional neural network) [@Zhao2020stcnn] takes a window of "
-        "{window} as the channels of a 3-D U-Net, which gives the maps of {candidates} networks; "
-        "a 1-D U-Net turns the signal within each map into the network's course. It is taught: "
-        "what it reproduces are components of dictionary learning [@Mensch2016] in the runs that "
-        "it was trained on, each assigned to one template, so its maps are no independent "
-        "evidence that a network exists.{turned}"
-    ),
-}
-_TURNED = (
-    " Windows were first turned in time, by an orthogonal transform, to a reference window of "
-    "the first training run [@Joshi2018]."
-)
-# How the training of a model goes, where it is not Adam on the error of a reconstruction.
-_TRAININGS: Mapping[str, str] = {
-    "stcnn": (
-        "Adadelta, learning rate {rate:g}, {epochs} in each of three stages (spatial part, "
-        "temporal part, both), batches of {batch}; mean squared error of the maps less 0.1 times "
-        "the correlation of the courses"
-    ),
-}
-_AUTOENCODER = (
-    "Adam, learning rate {rate:g}, {epochs}, batches of {batch}; mean squared error of the "
-    "reconstruction"
-)
-_PRESETS: Mapping[str, str] = {
-    "as-published": (
-        "The `as-published` recipe was used, which repeats the papers and their released code "
-        "with their shortcomings: loss and statistics are taken over the whole image box rather "
-        "than over the brain."
-    ),
-    "corrected": (
-        "The `corrected` recipe of bids_fbn was used, which differs from the published one: loss "
-        "and statistics are taken over the brain mask, what lies beyond its bounding box is left "
-        "out of the reconstruction, and training samples are drawn in random order."
-    ),
-    "sloppy": (
-        "The `sloppy` recipe was used, a tiny network for trying the software out: its results "
-        "mean nothing and must not be reported."
-    ),
-}
 _NUISANCE: Mapping[str, str] = {
     "motion": "head motion",
     "wm_csf": "mean signals of white matter and cerebrospinal fluid",
@@ -86,7 +34,11 @@ _MOTION: Mapping[str, str] = {
 }
 
 
-def methods_text(config: Config, decompositions: Iterable[Mapping[str, Any]] = ()) -> str:
+def methods_text(
+    config: Config,
+    decompositions: Iterable[Mapping[str, Any]] = (),
+    surrogates: Mapping[str, int] | None = None,
+) -> str:
     """A methods section in Markdown, with citation keys as pandoc reads them.
 
     Parameters
@@ -96,6 +48,8 @@ def methods_text(config: Config, decompositions: Iterable[Mapping[str, Any]] = (
     decompositions : iterable of mapping
         Contents of the ``decomposition.json`` files that the text is to speak of: what was
         done. Without any, the text says what would be done.
+    surrogates : mapping, optional
+        Claim of the evidence tables → surrogates. None where it is not known what there is.
 
     Returns
     -------
@@ -105,30 +59,20 @@ def methods_text(config: Config, decompositions: Iterable[Mapping[str, Any]] = (
     done = list(decompositions)
     sections = [
         ("Signals", _signals(config, done)),
-        ("Networks", _networks(config, done)),
+        ("Networks", networks(config, done)),
         ("Comparison with templates", _comparison(config, done)),
         ("States and their dynamics", _states(config, done)),
+        ("Evidence", weighing(config, done, surrogates)),
         ("How to take the numbers", _caveats(done)),
         ("Software", _software(done)),
     ]
     return "\n\n".join(f"### {title}\n\n{text}" for title, text in sections) + "\n"
 
 
-def _first(decompositions: Sequence[Mapping[str, Any]], *keys: str) -> Any:
-    """A fact of the first decomposition that has it."""
-    for facts in decompositions:
-        value: Any = facts
-        for key in keys:
-            value = value.get(key) if isinstance(value, Mapping) else None
-        if value is not None:
-            return value
-    return None
-
-
 def _signals(config: Config, done: Sequence[Mapping[str, Any]]) -> str:
     options = config.signal
-    space = _first(done, "Grid", "Space") or config.data.space
-    mask = str(_first(done, "Grid", "MaskSource") or "")
+    space = first_fact(done, "Grid", "Space") or config.data.space
+    mask = str(first_fact(done, "Grid", "MaskSource") or "")
     smoothing = (
         f"smoothed with a Gaussian kernel of {options.smoothing:g} mm FWHM at their own "
         "resolution, then resampled"
@@ -218,84 +162,13 @@ def _filtering(options: SignalOptions) -> str:
     )
 
 
-def _networks(config: Config, done: Sequence[Mapping[str, Any]]) -> str:
-    asked: list[str] = list(config.models.model)
-    by_model: dict[str, list[Mapping[str, Any]]] = {} if done else {name: [] for name in asked}
-    for facts in sorted(
-        done, key=lambda f: asked.index(f["Method"]) if f["Method"] in asked else len(asked)
-    ):
-        by_model.setdefault(str(facts["Method"]), []).append(facts)
-    paragraphs = [_model(name, facts, config) for name, facts in by_model.items()]
-    return "\n\n".join(paragraphs)
-
-
-def _model(name: str, done: Sequence[Mapping[str, Any]], config: Config) -> str:
-    window = _first(done, "Window") or config.models.window
-    words = _MODELS.get(name, f"The model `{name}` gave {{candidates}} candidate maps a step.")
-    preset = str(
-        _first(done, "Preset") or ("sloppy" if config.models.sloppy else config.models.preset)
-    )
-    kind = _first(done, "Candidates") or config.models.candidates
-    parts = [
-        words.format(
-            window=f"{window} volumes" if window else "volumes",
-            candidates=_first(done, "CandidatesPerStep") or "the",
-            weighting="" if kind == "channels" else ", weighted by its channel attention,",
-            turned=_TURNED if _first(done, "Recipe", "synchronize") else "",
-        ),
-        _PRESETS.get(preset, f"The recipe `{preset}` was used."),
-        _training(name, done),
-    ]
-    return " ".join(part for part in parts if part)
-
-
-def _training(name: str, done: Sequence[Mapping[str, Any]]) -> str:
-    recipe = _first(done, "Recipe")
-    training = _first(done, "Training")
-    if not recipe:
-        return ""
-    n_runs = len((training or {}).get("Runs", []))
-    runs = f" on {n_runs} run{'' if n_runs == 1 else 's'}" if n_runs else ""
-    if isinstance(_first(done, "Weights"), list):
-        source = f"The weights had been trained beforehand{runs}"
-        if n_runs:
-            seen = sum(bool(facts.get("TrainedOnThisRun")) for facts in done)
-            source += (
-                f", {seen} of the {len(done)} analysed here among them"
-                if seen
-                else ", none of which is analysed here"
-            )
-    elif n_runs:
-        source = f"The network was trained{runs}, the same to which it was then applied"
-    else:
-        source = "The network was trained"
-    how = _TRAININGS.get(name, _AUTOENCODER).format(
-        rate=recipe["learning_rate"],
-        epochs=f"{recipe['epochs']} epoch{'' if recipe['epochs'] == 1 else 's'}",
-        batch=recipe["batch"],
-    )
-    sentence = f"{source} ({how})."
-    n_held_out = len((training or {}).get("ValidationRuns", []))
-    if n_held_out:
-        sentence += (
-            f" Of its epochs the one was kept that did best on {n_held_out} further runs of "
-            "participants held out."
-        )
-    if training and training.get("Seed") is not None:
-        sentence += (
-            f" Random seed {training['Seed']}, {training.get('Device', 'unknown device')}, "
-            f"{training.get('Precision', '')} precision."
-        )
-    return sentence
-
-
 def _comparison(config: Config, done: Sequence[Mapping[str, Any]]) -> str:
-    name = str(_first(done, "Templates") or config.networks.templates)
-    n_networks = len(_first(done, "Networks") or ())
+    name = str(first_fact(done, "Templates") or config.networks.templates)
+    n_networks = len(first_fact(done, "Networks") or ())
     key = {"smith2009": "Smith2009", "seitzman2018": "Seitzman2020"}.get(name.lower())
-    template_rule = _first(done, "TemplateRule")
-    rule = _first(done, "SupportRule")
-    places = _first(done, "PeakPlaces")
+    template_rule = first_fact(done, "TemplateRule")
+    rule = _support_rule(done)
+    places = first_fact(done, "PeakPlaces")
     parts = [
         f"Candidate maps were compared with the {n_networks or ''} networks of {name}".replace(
             "the  networks", "the networks"
@@ -315,10 +188,23 @@ def _comparison(config: Config, done: Sequence[Mapping[str, Any]]) -> str:
         "candidates, weighted by IoU, over the steps where that reached "
         f"{_threshold(config, done):g}, as z over the mask. A network whose own candidate never "
         "reached it is called weak, and its map is the best single candidate. Courses of networks "
-        "are the least-squares fit of the cleaned signal by all FBN maps at once.",
+        "are the least-squares fit of the cleaned signal by all FBN maps at once, where the model "
+        "gives none of its own.",
         f"Places of peaks are named after {_cite_source(_places(str(places)))}." if places else "",
     ]
     return " ".join(part for part in parts if part)
+
+
+def _support_rule(done: Sequence[Mapping[str, Any]]) -> str:
+    """The rule, or the rule of each model where they differ."""
+    models: dict[str, list[str]] = {}
+    for facts in done:
+        of_rule = models.setdefault(str(facts["SupportRule"]), [])
+        if facts["Method"] not in of_rule:
+            of_rule.append(str(facts["Method"]))
+    if len(models) < 2:
+        return "".join(models)
+    return "; ".join(f"{rule} ({', '.join(names)})" for rule, names in models.items())
 
 
 def _places(source: str) -> str:
@@ -326,11 +212,16 @@ def _places(source: str) -> str:
 
 
 def _threshold(config: Config, done: Sequence[Mapping[str, Any]]) -> float:
-    value = _first(done, "StateThreshold")
+    value = first_fact(done, "StateThreshold")
     return float(config.networks.state_threshold if value is None else value)
 
 
 def _states(config: Config, done: Sequence[Mapping[str, Any]]) -> str:
+    if done and all(facts.get("Window") is None for facts in done):
+        return (
+            "Each model took the whole run at once: there is one time step, hence no states and "
+            "no change over time."
+        )
     return (
         "The state of a time step is the network with the highest IoU, where that is at least "
         f"{_threshold(config, done):g}, else none [@Liu2022scaae]. Transitions are counted "
@@ -348,7 +239,7 @@ def _caveats(done: Sequence[Mapping[str, Any]]) -> str:
     windows = {
         (int(facts["Window"]), int(facts["Stride"]))
         for facts in done
-        if facts.get("Window", 1) > 1 and facts.get("Stride") is not None
+        if (facts.get("Window") or 1) > 1 and facts.get("Stride") is not None
     }
     shared = [
         f"windows of {window} volumes at a stride of {stride} share "
@@ -364,14 +255,14 @@ def _caveats(done: Sequence[Mapping[str, Any]]) -> str:
     return (
         "The highest IoU over all candidates and steps, the figure that the literature reports, "
         "rises with the number of maps searched whether or not there is a network; it is given "
-        f"with that number and is no evidence by itself. {overlap}No test against surrogate data "
-        "is part of these results."
+        f"with that number and is no evidence by itself. {overlap}What is not below 0.05 after "
+        "correction should not be reported as found."
     )
 
 
 def _software(done: Sequence[Mapping[str, Any]]) -> str:
-    version = _first(done, "GeneratedBy", "Version") or __version__
-    torch = _first(done, "Training", "TorchVersion")
+    version = first_fact(done, "GeneratedBy", "Version") or __version__
+    torch = first_fact(done, "Training", "TorchVersion")
     return (
         f"bids_fbn {version}, a BIDS App [@Gorgolewski2017], on nipype [@Gorgolewski2011], pybids "
         f"[@Yarkoni2019], nilearn [@Abraham2014] and PyTorch{f' {torch}' if torch else ''} "

@@ -15,6 +15,7 @@ from bids_fbn.bids.writing import write_text
 from bids_fbn.config import Config
 from bids_fbn.data import read_data
 from bids_fbn.reports.bibliography import cited_keys, references
+from bids_fbn.reports.evidence import evidence_of
 from bids_fbn.reports.methods import markdown_to_html, methods_text
 from bids_fbn.reports.pictures import BrainFigures, FigureFolder, share_plotly
 from bids_fbn.reports.results import ModelResults, RunResults, read_participant
@@ -102,7 +103,7 @@ def write_report(
             {**run_view(run, folder, config), "models": _models(run, overlaps, brains, folder)}
         )
     facts = [results.facts for run in runs for results in run.models]
-    methods = methods_text(config, facts)
+    methods = methods_text(config, facts, _surrogates(runs))
     cited = references(cited_keys(methods))
     page = out / f"sub-{subject}.html"
     write_text(
@@ -133,6 +134,16 @@ def write_report(
 
 def _results(runs: Sequence[RunResults]) -> list[ModelResults]:
     return [results for run in runs for results in run.models]
+
+
+def _surrogates(runs: Sequence[RunResults]) -> dict[str, int]:
+    """Claim of the evidence → surrogates, the most in any run."""
+    found: dict[str, int] = {}
+    for results in _results(runs):
+        evidence = evidence_of(results)
+        for claim, n in evidence.surrogates().items() if evidence else ():
+            found[claim] = max(n, found.get(claim, 0))
+    return found
 
 
 def _models(

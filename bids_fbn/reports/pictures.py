@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,11 +98,10 @@ class BrainFigures:
             # Gone since the run was made (a cache, a user's file): the page does without.
             return None
 
-    def draw(self, results: ModelResults) -> Mapping[str, NetworkFigure]:
-        """Write a figure for each network."""
+    def draw(self, results: ModelResults, grey: Collection[str]) -> Mapping[str, NetworkFigure]:
+        """Write a figure for each network, without colour for those named."""
         templates = self.templates(results)
         background = self.background(results.run.space)
-        weak = results.weak
         figures = {}
         for p, (name, fbn) in enumerate(zip(results.networks, results.maps(), strict=True)):
             picture = draw_network(
@@ -111,7 +110,7 @@ class BrainFigures:
                 None if templates is None else templates.supports[p],
                 results.grid,
                 background,
-                weak[name],
+                name in grey,
             )
             file_name = f"{results.run.prefix}_label-{name}_desc-{results.label}_components.png"
             figures[name] = NetworkFigure(

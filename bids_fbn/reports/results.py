@@ -136,6 +136,12 @@ class ModelResults:
         return self.table("states")
 
     @property
+    def window(self) -> int | None:
+        """Volumes; None for a model that takes the whole run at once."""
+        window = self.facts["Window"]
+        return None if window is None else int(window)
+
+    @property
     def weak(self) -> dict[str, bool]:
         """Which networks were never present."""
         metrics = self.metrics.data

@@ -85,12 +85,12 @@ class Courses:
     @property
     def scaled(self) -> np.ndarray:
         """Each course centred, by its standard deviation; 0 for one that does not vary."""
-        known = np.isfinite(self.values)
-        if not known.any():
-            return self.values
-        centred = self.values - np.nanmean(self.values, axis=0)
-        spread = np.nanstd(self.values, axis=0)
-        return np.divide(centred, spread, out=np.where(known, 0.0, np.nan), where=spread > 0)
+        scaled = np.where(np.isfinite(self.values), 0.0, np.nan)
+        for p in np.flatnonzero(np.isfinite(self.values).any(axis=0)):
+            course = self.values[:, p]
+            if (spread := np.nanstd(course)) > 0:
+                scaled[:, p] = (course - np.nanmean(course)) / spread
+        return scaled
 
 
 @dataclass(frozen=True, eq=False)

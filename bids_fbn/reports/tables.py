@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from bids_fbn.reports.palette import network_colour
 from bids_fbn.reports.results import ModelResults, Table
-from bids_fbn.reports.templating import fixed
+from bids_fbn.reports.templating import fixed, p_value
 
 __all__ = ["metrics_table", "quality_rows", "reasons_left_out", "settings_list", "states_table"]
 
@@ -25,10 +25,15 @@ _METRIC_GROUPS: Mapping[str, Sequence[tuple[str, str]]] = {
     "present": (("steps_present", "steps"), ("fraction_present", "share")),
     "over time": (
         ("iou_mean", "mean IoU"),
-        ("iou_previous_mean", "with step before"),
-        ("iou_window_apart_mean", "with a window apart"),
+        ("iou_previous_mean", "step before"),
+        ("iou_window_apart_mean", "window apart"),
     ),
-    "search, no evidence": (("iou_best_of_all", "best IoU"),),
+    "search, equal budget": (
+        ("iou_search", "IoU"),
+        ("p_corrected", "p corrected"),
+        ("iou_other_half", "IoU, other half"),
+    ),
+    "best of all, no evidence": (("iou_best_of_all", "IoU"),),
     "peak of the map": (
         ("peak_place", "place"),
         ("peak_x", "x"),
@@ -37,8 +42,10 @@ _METRIC_GROUPS: Mapping[str, Sequence[tuple[str, str]]] = {
         ("peak_value", "value"),
     ),
 }
-# Said elsewhere: in the first column, in its mark, and above the table.
-_METRICS_ELSEWHERE = ("network", "weak", "n_candidates")
+# Said elsewhere: in the first column, in its mark, above the table, in the evidence.
+_METRICS_ELSEWHERE = ("network", "weak", "n_candidates", "p")
+# Of time steps; without meaning where there is one.
+_OVER_TIME = ("present", "over time")
 # First word of a column → decimals, the same in every row, so that a column can be compared.
 _DECIMALS = {
     "iou": 3,
@@ -81,20 +88,30 @@ def _cell(column: str, value: Any) -> Any:
     missing = value is None or pd.isna(value)
     if column in _SHARES:
         return {"share": None if missing else float(value)}
+    if column == "p_corrected":
+        return None if missing else p_value(float(value))
     decimals = _DECIMALS.get(column.partition("_")[0])
     if decimals is not None and not missing:
         return fixed(float(value), decimals)
     return None if missing else float(value)
 
 
-def metrics_table(results: ModelResults) -> dict[str, Any]:
-    """Each FBN and its template, by groups of columns."""
+def metrics_table(results: ModelResults, grey: Collection[str]) -> dict[str, Any]:
+    """Each FBN and its template, by groups of columns.
+
+    Parameters
+    ----------
+    results : ModelResults
+    grey : collection of str
+        Networks that are shown without colour.
+    """
     table = results.metrics
     columns = [str(name) for name in table.data.columns]
     placed = {name for group in _METRIC_GROUPS.values() for name, _ in group}
     groups = [
         (title, [(name, heading) for name, heading in group if name in columns])
         for title, group in _METRIC_GROUPS.items()
+        if results.window is not None or title not in _OVER_TIME
     ]
     # What a later version writes is shown before it has a place.
     others = [name for name in columns if name not in placed and name not in _METRICS_ELSEWHERE]
@@ -112,6 +129,7 @@ def metrics_table(results: ModelResults) -> dict[str, Any]:
                 "name": row["network"],
                 "colour": network_colour(p),
                 "weak": bool(row["weak"]),
+                "grey": row["network"] in grey,
                 "cells": [_cell(name, row[name]) for name in shown],
             }
             for p, (_, row) in enumerate(table.data.iterrows())
@@ -164,11 +182,10 @@ def settings_list(results: ModelResults) -> list[tuple[str, str]]:
     facts = results.facts
     training = facts.get("Training") or {}
     grid = facts.get("Grid") or {}
-    recipe = facts.get("Recipe") or {}
     weights = facts.get("Weights")
     rows: list[tuple[str, Any]] = [
         ("Preset", facts.get("Preset")),
-        ("Recipe", ", ".join(f"{k.replace('_', ' ')} {_plain(v)}" for k, v in recipe.items())),
+        ("Recipe", _recipe(facts.get("Recipe") or {})),
         ("Parameters", f"{facts['Parameters']:,}" if facts.get("Parameters") else None),
         ("Templates", f"{facts['Templates']}: {facts.get('TemplateSource', '')}"),
         ("Template voxels", facts.get("TemplateRule")),
@@ -194,6 +211,15 @@ def settings_list(results: ModelResults) -> list[tuple[str, str]]:
         ("Input", ", ".join(facts.get("Sources") or [])),
     ]
     return [(name, str(value)) for name, value in rows if value not in (None, "")]
+
+
+def _recipe(recipe: Mapping[str, Any]) -> str:
+    """What was set; of no components are those that take the templates' own."""
+    return ", ".join(
+        f"{name.replace('_', ' ')} {_plain(value)}"
+        for name, value in recipe.items()
+        if value is not None and (name, value) != ("components", 0)
+    )
 
 
 def _where(device: Any, precision: Any) -> str:

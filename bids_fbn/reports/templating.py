@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from bids_fbn.data import read_data
 
-__all__ = ["embedded_json", "fixed", "number", "percent", "render"]
+__all__ = ["embedded_json", "fixed", "number", "p_value", "percent", "render"]
 
 
 def number(value: Any, digits: int = 3) -> str:
@@ -43,6 +43,19 @@ def fixed(value: float, decimals: int) -> str:
     ('0.00', '0.35')
     """
     return f"{round(value, decimals) + 0.0:.{decimals}f}"
+
+
+def p_value(p: float) -> str:
+    """A p-value with three decimals, as far as they say something.
+
+    Examples
+    --------
+    >>> p_value(0.0431), p_value(0.0004), p_value(1), p_value(float("nan"))
+    ('0.043', '< 0.001', '1', 'n/a')
+    """
+    if not math.isfinite(p):
+        return "n/a"
+    return "< 0.001" if p < 0.0005 else f"{p:.3f}" if p < 0.9995 else "1"
 
 
 def percent(share: float | None) -> str:

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from bids_fbn.config import Config
+from bids_fbn.reports.evidence import Evidence, evidence_of
+from bids_fbn.reports.evidence_view import evidence_view
 from bids_fbn.reports.interactive import courses_chart, motion_chart, overlap_chart
 from bids_fbn.reports.palette import network_colour
 from bids_fbn.reports.pictures import BrainFigures, FigureFolder
@@ -85,12 +87,19 @@ def summary_row(run: RunResults, overlaps: Mapping[str, Overlap]) -> dict[str, A
 
 
 def _summary_of_model(results: ModelResults, overlap: Overlap) -> dict[str, Any]:
+    evidence = evidence_of(results)
+    whole_run = results.window is None
     return {
+        "whole_run": whole_run,
+        "beyond": evidence and evidence.n_networks,
+        "changes": (
+            (evidence.n_changes, len(evidence.whole)) if evidence and len(evidence.whole) else None
+        ),
         "id": _model_id(results),
         "model": results.model,
         "present": int((~overlap.weak).sum()),
         "networks": len(overlap.networks),
-        "share_with_state": _share_with_state(overlap),
+        "share_with_state": None if whole_run else _share_with_state(overlap),
         "seen": [
             {"name": overlap.networks[p], "colour": network_colour(p)} for p in overlap.states_seen
         ],
@@ -141,7 +150,10 @@ def model_view(
 ) -> dict[str, Any]:
     """Everything of a model in a run."""
     facts = results.facts
-    window, stride = int(facts["Window"]), int(facts["Stride"])
+    window, stride = results.window, int(facts["Stride"])
+    evidence = evidence_of(results)
+    shown = None if evidence is None else evidence_view(evidence)
+    grey = _grey(results, evidence)
     prefix = f"{results.run.prefix}_desc-{results.label}"
     return {
         "id": _model_id(results),
@@ -152,23 +164,22 @@ def model_view(
         "has_templates": brains.templates(results) is not None,
         "background": brains.background(results.run.space).source,
         "facts_line": _facts_line(results, overlap),
-        "cards": _cards(results, brains),
+        "evidence": shown,
+        "unsupported": shown["change"]["line"] if shown else "",
+        "whole_run": window is None,
+        "cards": _cards(results, brains, evidence, grey),
         "n_weak": int(overlap.weak.sum()),
-        "overlap": Chart(
-            id=f"{prefix}_overlap",
-            figure=overlap_chart(overlap, "window" if window > 1 else "volume"),
-            picture=folder.write(f"{prefix}_timeseries.png", overlap_picture(overlap)),
-            alt=_overlap_alt(overlap),
-            link=results.run.prefix,
-        ),
+        "overlap": None if window is None else _overlap(results, overlap, folder, prefix),
         "courses": _courses(results, folder, prefix),
+        "courses_caption": _courses_caption(results),
         "any_state": bool(overlap.states_seen),
         "transitions": _transitions(results),
-        "metrics": metrics_table(results),
+        "metrics": metrics_table(results, grey),
         "n_candidates": _n_candidates(results),
         "overlap_sentence": _overlap_sentence(window, stride),
         "states": states_table(results),
         "loss": _loss(results, folder, prefix),
+        "trained": "epochs" in (facts.get("Recipe") or {}),
         "settings": settings_list(results),
     }
 
@@ -177,9 +188,24 @@ def _model_id(results: ModelResults) -> str:
     return f"{results.run.prefix}_{results.label}"
 
 
+def _overlap(results: ModelResults, overlap: Overlap, folder: FigureFolder, prefix: str) -> Chart:
+    return Chart(
+        id=f"{prefix}_overlap",
+        figure=overlap_chart(overlap, "volume" if results.window == 1 else "window"),
+        picture=folder.write(f"{prefix}_timeseries.png", overlap_picture(overlap)),
+        alt=_overlap_alt(overlap),
+        link=results.run.prefix,
+    )
+
+
 def _facts_line(results: ModelResults, overlap: Overlap) -> list[str]:
     facts = results.facts
-    window = int(facts["Window"])
+    window = results.window
+    if window is None:
+        return [
+            "the whole run at once: one time step, and no states over time",
+            f"{facts.get('CandidatesPerStep', '?')} candidate maps",
+        ]
     seconds = overlap.step_seconds / int(facts["Stride"])
     step = (
         f"windows of {window} volumes ({window * seconds:g} s), one every "
@@ -197,8 +223,24 @@ def _facts_line(results: ModelResults, overlap: Overlap) -> list[str]:
     ]
 
 
-def _cards(results: ModelResults, brains: BrainFigures) -> list[dict[str, Any]]:
-    figures = brains.draw(results)
+def _grey(results: ModelResults, evidence: Evidence | None) -> set[str]:
+    """Networks that are shown without colour.
+
+    Those that do not stand, and weak ones. But where there is one time step, weak says only that
+    the IoU is below a threshold, of which the null knows more.
+    """
+    weak = {name for name, is_weak in results.weak.items() if is_weak}
+    if evidence is None:
+        return weak
+    chance = set(evidence.not_standing)
+    return chance if results.window is None else chance | weak
+
+
+def _cards(
+    results: ModelResults, brains: BrainFigures, evidence: Evidence | None, grey: set[str]
+) -> list[dict[str, Any]]:
+    chance = {} if evidence is None else evidence.not_standing
+    figures = brains.draw(results, grey)
     rows = results.metrics.data.set_index("network")
     cards = []
     for p, name in enumerate(results.networks):
@@ -210,10 +252,14 @@ def _cards(results: ModelResults, brains: BrainFigures) -> list[dict[str, Any]]:
                 "name": name,
                 "colour": network_colour(p),
                 "weak": weak,
+                "chance": chance.get(name, ""),
+                "grey": name in grey,
                 "figure": figure,
                 "alt": (
                     f"{name}: FBN map above, template below; slices at x {x:g}, y {y:g}, z {z:g} "
-                    f"mm. IoU {row['iou']:.2f}." + (" Not reliably present." if weak else "")
+                    f"mm. IoU {row['iou']:.2f}."
+                    + (" Not reliably present." if weak else "")
+                    + (f" {chance[name].capitalize()}." if name in chance else "")
                 ),
                 "iou": fixed(row["iou"], 2),
                 "dice": fixed(row["dice"], 2),
@@ -249,6 +295,15 @@ def _courses(results: ModelResults, folder: FigureFolder, prefix: str) -> Chart:
         picture=folder.write(f"{prefix}_mixing.png", courses_picture(courses)),
         alt=f"Courses of {len(courses.networks)} networks over {len(courses.onset)} volumes",
         link=results.run.prefix,
+    )
+
+
+def _courses_caption(results: ModelResults) -> str:
+    how = results.table("mixing").describe(results.networks[0])
+    by = how.removeprefix("Course of the network: ").partition(";")[0]
+    return (
+        f"{by[:1].upper()}{by[1:]}. Each course in its own standard deviations; the value under "
+        "the pointer is as in the table."
     )
 
 
@@ -289,7 +344,9 @@ def _n_candidates(results: ModelResults) -> int | None:
     return int(data["n_candidates"].max())
 
 
-def _overlap_sentence(window: int, stride: int) -> str:
+def _overlap_sentence(window: int | None, stride: int) -> str:
+    if window is None:
+        return "There is one time step, the whole run."
     if window == 1:
         return (
             "Time steps are single volumes, so the step before is also the nearest that shares no "

@@ -84,8 +84,8 @@ class Signals:
         return len(self.kept)
 
     def rows(self, start: int, stop: int) -> np.ndarray:
-        """A copy of rows of `data`, (stop − start, V)."""
-        return np.array(self.data[start:stop])
+        """Rows of `data`, (stop − start, V), in memory."""
+        return np.asarray(self.data[start:stop])
 
     def save(self, folder: Path) -> None:
         """Write all but `data` beside the ``data.npy`` that the cleaning wrote."""

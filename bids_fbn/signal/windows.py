@@ -97,6 +97,10 @@ def lay_windows(
     return Steps(start, onset, window, stride, stride * repetition_time)
 
 
-def steps_of(signals: Signals, window: int, stride: int = 1) -> Steps:
-    """:func:`lay_windows` for the signals of a run."""
-    return lay_windows(signals.kept, signals.n_volumes, signals.repetition_time, window, stride)
+def steps_of(signals: Signals, window: int | None, stride: int = 1) -> Steps:
+    """:func:`lay_windows` for the signals of a run; one step of all volumes for no window."""
+    n_volumes, seconds = signals.n_volumes, signals.repetition_time
+    if window is None:
+        onset = np.array([(n_volumes - 1) / 2 * seconds])
+        return Steps(np.array([0]), onset, signals.n_kept, n_volumes, n_volumes * seconds)
+    return lay_windows(signals.kept, n_volumes, seconds, window, stride)

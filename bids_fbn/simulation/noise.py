@@ -18,6 +18,7 @@ from scipy.signal import lfilter
 from bids_fbn.networks.templates import tissue_fraction
 from bids_fbn.signal.confounds import HEAD_RADIUS_MM, power_displacement
 from bids_fbn.signal.grid import Grid, grid_geometry
+from bids_fbn.simulation.cohort import Site
 
 __all__ = [
     "FD_OUTLIER_MM",
@@ -36,7 +37,6 @@ _BACKGROUND = 0.02  # of the baseline, outside the brain
 
 _WHITE_NOISE = 0.5
 _SMOOTH_NOISE = 0.4
-_SMOOTH_NOISE_FWHM = 6.0  # mm
 _NOISE_CORRELATION_TIME = 2.2  # s: AR(1) of 0.4 at a repetition time of 2 s
 _DRIFT = 0.8
 _DRIFT_CYCLES = (0.5, 1.0, 1.5)  # half waves over the run: below a 128 s high-pass from 192 s on
@@ -240,7 +240,12 @@ def saturation(n_volumes: int, repetition_time: float, noise: float) -> np.ndarr
 
 
 def nuisance_signal(
-    rng: np.random.Generator, head: Head, n_volumes: int, repetition_time: float, noise: float
+    rng: np.random.Generator,
+    head: Head,
+    n_volumes: int,
+    repetition_time: float,
+    noise: float,
+    site: Site,
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """Physiology, drift and noise, percent, some volumes at a time.
 
@@ -254,6 +259,7 @@ def nuisance_signal(
         In s.
     noise : float
         Scales everything.
+    site : Site
 
     Yields
     ------
@@ -266,18 +272,20 @@ def nuisance_signal(
     slow_courses, slow_maps = _slow_parts(rng, head, n_volumes, repetition_time)
     correlation = np.exp(-repetition_time / _NOISE_CORRELATION_TIME)
     # Volume 0 is drawn from the stationary distribution, like all that follow.
-    state = correlation * smooth_fields(rng, 1, grid, _SMOOTH_NOISE_FWHM)
+    state = correlation * smooth_fields(rng, 1, grid, site.noise_fwhm)
     innovation = np.sqrt(1 - correlation**2)
     for start in range(0, n_volumes, _VOLUMES_AT_A_TIME):
         volumes = slice(start, min(start + _VOLUMES_AT_A_TIME, n_volumes))
         n_here = volumes.stop - volumes.start
-        fresh = smooth_fields(rng, n_here, grid, _SMOOTH_NOISE_FWHM) * innovation
+        fresh = smooth_fields(rng, n_here, grid, site.noise_fwhm) * innovation
         correlated, state = lfilter([1.0], [1.0, -correlation], fresh, axis=0, zi=state)
         thermal = rng.standard_normal((n_here, grid.n_voxels), dtype=np.float32)
         signal = (
-            slow_courses[volumes] @ slow_maps + _SMOOTH_NOISE * correlated + _WHITE_NOISE * thermal
+            slow_courses[volumes] @ slow_maps
+            + _SMOOTH_NOISE * correlated
+            + _WHITE_NOISE * site.thermal_noise * thermal
         )
-        yield volumes, (noise * signal).astype(np.float32)
+        yield volumes, (noise * site.noise * signal).astype(np.float32)
 
 
 def _slow_parts(

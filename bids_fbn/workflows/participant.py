@@ -25,6 +25,7 @@ from bids_fbn.interfaces import (
     FindNetworks,
     FitModel,
     ReportParticipant,
+    WeighNetworks,
     WriteNetworks,
     WriteSignal,
 )
@@ -42,9 +43,12 @@ __all__ = [
 # Highest resident size, measured at 4 mm in fp32: training STCA as published (a 64³ box, 64
 # channels), SCAAE as published (the same box, 12 volumes) and ST-CNN, maps of STCA (with the
 # spectra of its kernels); and cleaning a run of 1,200 volumes of 91×109×91.
-_FIT_GB = {"stca": 6.0, "scaae": 10.6, "stcnn": 2.0}
+_FIT_GB = {"stca": 6.0, "scaae": 10.6}
+_FIT_GB_OF_OTHERS = 2.0
 _MAPS_GB = 2.2
 _CLEAN_GB = 1.0
+# Signals of 1,200 volumes at 4 mm in memory, a surrogate of them, and what makes it.
+_SURROGATE_GB = 0.6
 
 
 @dataclass(frozen=True)
@@ -150,22 +154,28 @@ def signals_workflow(plan: Plan, runs: Iterable[RunToDo]) -> pe.Workflow:
 
 
 def networks_workflow(plan: Plan, cleaned: Sequence[CleanedFolder]) -> pe.Workflow:
-    """For each cleaned run: fit every model, apply it, write."""
+    """For each cleaned run: fit every model, apply it, hold it against its nulls, write."""
     workflow = plan.workflow("networks")
     computing = plan.config.only("signal", "models", "networks", "compute").model_dump_json()
+    weighing = plan.config.only(
+        "signal", "models", "networks", "nulls", "compute"
+    ).model_dump_json()
     writing = plan.config.model_dump_json()
     for item in cleaned:
         workflow.add_nodes([_write_signal(item, writing)])
         for model in item.to_do.models:
-            find, write = _find_and_write(plan, item, model, computing, writing)
-            if model in plan.weights:
-                find.inputs.weights = str(plan.weights[model])
-                write.inputs.weights = str(plan.weights[model])
-            else:
-                fit = _fit(plan, item, model, computing)
-                workflow.connect(fit, "weights", find, "weights")
-                workflow.connect(fit, "weights", write, "weights")
+            find = _find(plan, item, model, computing)
+            weigh = _weigh(plan, item, model, weighing)
+            write = _write(plan, item, model, writing)
+            fit = None if model in plan.weights else _fit(plan, item, model, computing)
+            for node in (find, weigh, write):
+                if fit is None:
+                    node.inputs.weights = str(plan.weights[model])
+                else:
+                    workflow.connect(fit, "weights", node, "weights")
+            workflow.connect(find, "facts", weigh, "facts")
             workflow.connect(find, "facts", write, "facts")
+            workflow.connect(weigh, "evidence", write, "evidence")
     return workflow
 
 
@@ -183,47 +193,69 @@ def _write_signal(item: CleanedFolder, config: str) -> pe.Node:
     )
 
 
+def _kept_file(plan: Plan, item: CleanedFolder, model: str, kind: str) -> str:
+    """A file that outlives a killed call; of just this signal with just these settings."""
+    marks = f"{item.fingerprint}_{item.to_do.model_hashes[model]}"
+    return str(plan.work / f"{item.to_do.run.prefix}_{model}_{marks}.{kind}")
+
+
 def _fit(plan: Plan, item: CleanedFolder, model: str, config: str) -> pe.Node:
     run = item.to_do.run.prefix
-    # Of a training on just this signal with just these settings.
-    marks = f"{item.fingerprint}_{item.to_do.model_hashes[model]}"
     return pe.Node(
         FitModel(
             model=model,
             folder=str(item.folder),
             fingerprint=item.fingerprint,
             config=config,
-            checkpoint=str(plan.work / f"{run}_{model}_{marks}.checkpoint"),
+            checkpoint=_kept_file(plan, item, model, "checkpoint"),
         ),
         name=node_name("fit", run, model),
         n_procs=plan.threads,
-        mem_gb=_FIT_GB[model],
+        mem_gb=_FIT_GB.get(model, _FIT_GB_OF_OTHERS),
     )
 
 
-def _find_and_write(
-    plan: Plan, item: CleanedFolder, model: str, computing: str, writing: str
-) -> tuple[pe.Node, pe.Node]:
-    find = pe.Node(
-        FindNetworks(folder=str(item.folder), fingerprint=item.fingerprint, config=computing),
+def _find(plan: Plan, item: CleanedFolder, model: str, config: str) -> pe.Node:
+    return pe.Node(
+        FindNetworks(folder=str(item.folder), fingerprint=item.fingerprint, config=config),
         name=node_name("find", item.to_do.run.prefix, model),
         n_procs=plan.threads,
         mem_gb=_MAPS_GB,
     )
-    write = pe.Node(
+
+
+def _weigh(plan: Plan, item: CleanedFolder, model: str, config: str) -> pe.Node:
+    run = item.to_do.run
+    node = pe.Node(
+        WeighNetworks(
+            folder=str(item.folder),
+            fingerprint=item.fingerprint,
+            config=config,
+            store=_kept_file(plan, item, model, "surrogates"),
+        ),
+        name=node_name("weigh", run.prefix, model),
+        n_procs=plan.threads,
+        mem_gb=_MAPS_GB + _SURROGATE_GB,
+    )
+    if run.events is not None:
+        node.inputs.events = str(run.events)
+    return node
+
+
+def _write(plan: Plan, item: CleanedFolder, model: str, config: str) -> pe.Node:
+    return pe.Node(
         WriteNetworks(
             run=item.to_do.run.to_json(),
             model=model,
             folder=str(item.folder),
             parcels=str(plan.parcels),
-            config=writing,
+            config=config,
             source=item.to_do.source,
             config_hash=item.to_do.model_hashes[model],
         ),
         name=node_name("write", item.to_do.run.prefix, model),
         mem_gb=1.0,
     )
-    return find, write
 
 
 def reports_workflow(

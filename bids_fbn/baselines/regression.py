@@ -1,0 +1,154 @@
+"""Dual regression on the templates: each map has its name from the start, nothing is searched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from torch import Tensor
+
+from bids_fbn.baselines.base import Baseline, BaselineRecipe
+from bids_fbn.config import ModelOptions
+from bids_fbn.errors import InputError
+from bids_fbn.models.compute import Compute
+from bids_fbn.networks.maps import zscore_maps
+from bids_fbn.signal.grid import Grid
+from bids_fbn.signal.signals import Signals
+
+if TYPE_CHECKING:
+    from bids_fbn.networks.templates import TemplateSet
+
+__all__ = ["DualRegression", "dual_regression"]
+
+# Of the largest singular value: below it maps or courses say the same twice.
+_RCOND = 1e-6
+
+
+def dual_regression(volumes: np.ndarray, maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A run's own form of given maps.
+
+    Parameters
+    ----------
+    volumes : ndarray (T, V)
+    maps : ndarray (K, V)
+
+    Returns
+    -------
+    own_maps : ndarray (K, V) of float32
+        Least squares of the volumes on the z-scored courses of all maps at once.
+    courses : ndarray (T, K)
+        Least squares of the volumes on all maps at once, both without their mean over voxels.
+
+    Notes
+    -----
+    Beckmann et al. (2009), Group comparison of resting-state FMRI data using multi-subject ICA and
+    dual regression, Neuroimage 47; Nickerson et al. (2017), Using dual regression to investigate
+    network shape and amplitude in functional connectivity analyses, Front Neurosci 11.
+    """
+    centred = maps - maps.mean(axis=1, keepdims=True)
+    courses = (volumes - volumes.mean(axis=1, keepdims=True)) @ np.linalg.pinv(
+        centred.astype(np.float64), rcond=_RCOND
+    )
+    standard = zscore_maps(courses.T).T
+    own = np.linalg.pinv(standard, rcond=_RCOND).astype(np.float32) @ (
+        volumes - volumes.mean(axis=0)
+    )
+    return np.asarray(own, dtype=np.float32), courses
+
+
+class DualRegression(Baseline):
+    """Dual regression on a template set, of every window; see :func:`dual_regression`."""
+
+    name = "dualregression"
+    recipes = {  # noqa: RUF012
+        "classical": BaselineRecipe(0, window=40),
+        "sloppy": BaselineRecipe(0, window=20),
+    }
+
+    def __init__(
+        self,
+        recipe: BaselineRecipe,
+        preset: str,
+        grid: Grid,
+        candidates: str = "fbn",
+        *,
+        networks: Sequence[str],
+        maps: np.ndarray | None = None,
+    ) -> None:
+        super().__init__(recipe, preset, grid, candidates)
+        self.networks = tuple(networks)
+        if maps is not None:
+            self.learned = {"maps": np.asarray(maps, dtype=np.float32)}
+
+    @classmethod
+    def from_options(
+        cls, options: ModelOptions, grid: Grid, templates: TemplateSet | None = None
+    ) -> Self:
+        if templates is None:
+            raise InputError("dualregression starts from a template set; give --templates")
+        return cls(
+            cls.recipe_from(options),
+            cls.preset_of(options),
+            grid,
+            networks=templates.networks,
+            maps=templates.maps,
+        )
+
+    @classmethod
+    def from_facts(
+        cls, recipe: Any, preset: str, grid: Grid, candidates: str, facts: dict[str, Any]
+    ) -> Self:
+        networks = facts.get("Networks")
+        if not isinstance(networks, list) or not networks:
+            raise ValueError("the card names no networks")
+        return cls(recipe, preset, grid, candidates, networks=networks)
+
+    def facts(self) -> dict[str, Any]:
+        return {"Networks": list(self.networks)}
+
+    @property
+    def n_candidates(self) -> int:
+        return len(self.networks)
+
+    @property
+    def candidate_kind(self) -> str:
+        return "networks"
+
+    @property
+    def n_parameters(self) -> int:
+        return 0
+
+    def fit(
+        self,
+        signals: Sequence[Signals],
+        compute: Compute,
+        seed: int = 0,
+        checkpoint: Path | None = None,
+        *,
+        validation: Sequence[Signals] = (),
+        patience: int | None = None,
+        accumulate: int = 1,
+    ) -> Self:
+        """Nothing is learned: the templates are all it knows."""
+        self._with_volumes(signals, self.window or len(self.networks) + 1)
+        self._record(signals, seed)
+        return self
+
+    def maps(
+        self, signals: Signals, compute: Compute, stride: int = 1
+    ) -> Iterator[tuple[np.ndarray, Tensor]]:
+        """The networks' own maps in each window."""
+        templates = self.learned["maps"][:, signals.covered]
+        for step, volumes in self._windows(signals, stride):
+            maps, _ = dual_regression(volumes, templates)
+            yield step, self._everywhere(maps, signals.covered)
+
+    def courses(self, signals: Signals, compute: Compute) -> np.ndarray:
+        """Courses of the networks over all kept volumes, (T, K), z-scored."""
+        covered = signals.covered
+        _, courses = dual_regression(
+            np.asarray(signals.data)[:, covered], self.learned["maps"][:, covered]
+        )
+        return np.asarray(zscore_maps(courses.T).T)

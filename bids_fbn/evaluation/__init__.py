@@ -1,0 +1,1 @@
+"""Evaluation: how near results come to a truth that is known."""

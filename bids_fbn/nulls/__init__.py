@@ -1,0 +1,1 @@
+"""Nulls: what a statistic would be if there were nothing."""

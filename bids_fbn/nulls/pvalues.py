@@ -1,0 +1,84 @@
+"""p-values from surrogates: alone, and corrected by the maximum over all that are tested."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["corrected_p", "network_p", "p_of"]
+
+
+def p_of(statistic: np.ndarray, null: np.ndarray, *, two_sided: bool = False) -> np.ndarray:
+    """Share of the surrogates, the observed one among them, that reach the statistic.
+
+    Parameters
+    ----------
+    statistic : ndarray (P,)
+        NaN where there is none; its p is NaN.
+    null : ndarray (S, P)
+        NaN in surrogates that have none: they do not count.
+    two_sided : bool
+        By the distance from the mean of all, rather than by height.
+
+    Returns
+    -------
+    ndarray (P,)
+    """
+    together = _standardised(statistic, null, two_sided)
+    known = np.isfinite(together)
+    reached = (np.where(known, together, -np.inf) >= together[0] - _ROUNDING).sum(axis=0)
+    count = known.sum(axis=0)
+    return np.where(known[0] & (count > 1), reached / np.maximum(count, 1), np.nan)
+
+
+def corrected_p(statistic: np.ndarray, null: np.ndarray, *, two_sided: bool = False) -> np.ndarray:
+    """Share of the surrogates in which any of the P statistics stands out as much.
+
+    What is compared differs in mean and spread under the null, so each is standardised over the
+    surrogates, the observed one among them: then all are treated alike (Westfall and Young 1993,
+    Resampling-based multiple testing).
+
+    Parameters
+    ----------
+    statistic, null, two_sided
+        See :func:`p_of`.
+    """
+    together = _standardised(statistic, null, two_sided)
+    tested = np.isfinite(together[0])
+    highest = np.where(np.isfinite(together[:, tested]), together[:, tested], -np.inf).max(
+        axis=1, initial=-np.inf, keepdims=True
+    )
+    p = (highest >= together[:1] - _ROUNDING).mean(axis=0)
+    return np.where(tested & (len(null) > 0), p, np.nan)
+
+
+# Of standardised values that are equal but for the order in which they were summed.
+_ROUNDING = 1e-9
+
+
+def _standardised(statistic: np.ndarray, null: np.ndarray, two_sided: bool) -> np.ndarray:
+    together = np.vstack([statistic, null]).astype(float)
+    known = np.isfinite(together)
+    n = np.maximum(known.sum(axis=0), 1)
+    mean = np.where(known, together, 0).sum(axis=0) / n
+    centred = together - mean
+    spread = np.sqrt(np.square(np.where(known, centred, 0)).sum(axis=0) / n)
+    standardised = centred / np.where(spread > 0, spread, 1)
+    return np.abs(standardised) if two_sided else standardised
+
+
+def network_p(evidence: pd.DataFrame, column: str = "p_corrected") -> pd.Series:
+    """p of each network, by name: the highest of those by different nulls, NaN if one is NaN.
+
+    Parameters
+    ----------
+    evidence : DataFrame
+        Rows of :mod:`bids_fbn.evidence`.
+    column : {"p", "p_corrected"}
+    """
+    rows = evidence[evidence["measure"] == "iou_search"]
+    return rows.groupby("network", sort=False)[column].agg(lambda p: p.max(skipna=False))

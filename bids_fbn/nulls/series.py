@@ -1,0 +1,270 @@
+"""Surrogate runs: what a run would look like without dynamics, or without any network.
+
+=========  ==================================================  ==================================
+kind       keeps                                               has nothing of
+=========  ==================================================  ==================================
+``phase``  every spectrum, every cross-covariance at any lag   anything beyond second order
+``var``    covariance at lag 0 and 1 of the leading            the same; longer lags are those of
+           components, in expectation; spectra of the rest     the model
+``noise``  smoothness in space, mean spectrum in time          networks
+=========  ==================================================  ==================================
+
+In ``phase`` and ``var`` the correlation between any two places is static: whatever changes in time
+there is chance. All are stationary and Gaussian, or nearly so.
+
+Volumes that are kept are treated as one series without gaps: where some were left out, spectra and
+lags are those of what was kept, put end to end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal
+
+import numpy as np
+from scipy.fft import irfft, rfft
+from scipy.linalg import circulant
+
+from bids_fbn.signal.signals import Signals
+
+__all__ = ["StaticVAR", "SurrogateKind", "fit_var", "phase_randomised", "surrogate_runs"]
+
+SurrogateKind = Literal["phase", "var", "noise"]
+
+# What the autoregressive model describes; the rest, mostly noise, has phases randomised.
+_VARIANCE_IN_COMPONENTS = 0.95
+# A model of k components has k² coefficients from k T values: at least this many values for each.
+_VALUES_PER_COEFFICIENT = 5
+_VOXELS_AT_A_TIME = 4096
+
+_Draw = Callable[[np.random.Generator], np.ndarray]
+
+
+def surrogate_runs(
+    signals: Signals, kind: SurrogateKind, n: int, seed: int = 0
+) -> Iterator[Signals]:
+    """Surrogates of a run, one after the other.
+
+    In memory are the run, the surrogate, and what the caller keeps. Surrogate i is the same
+    whatever `n` is.
+
+    Parameters
+    ----------
+    signals : Signals
+        T kept volumes, V voxels.
+    kind : {"phase", "var", "noise"}
+        Multivariate phase randomisation (Prichard & Theiler 1994, Phys Rev Lett 73:951); a static
+        vector autoregressive model with Gaussian innovations (Liégeois et al. 2017, NeuroImage
+        163:437); smooth Gaussian noise that has the mean power spectrum of the voxels.
+    n : int
+    seed : int
+
+    Yields
+    ------
+    Signals
+        As the run, but for `data`: (T, V) float32 in memory, z-scored over time in each covered
+        voxel, 0 elsewhere.
+    """
+    draw = _DRAWS[kind](signals)
+    for child in np.random.SeedSequence(seed).spawn(n):
+        yield replace(signals, data=_zscored(draw(np.random.default_rng(child))))
+
+
+def phase_randomised(series: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Add the same random phases to all series.
+
+    Keeps the mean and the periodogram of each series, and the cross-periodogram of any two, hence
+    all correlations at all (circular) lags (Prichard & Theiler 1994). The series are taken to be
+    periodic: a jump from the last value to the first counts as part of the spectrum.
+
+    Parameters
+    ----------
+    series : ndarray (T, V) of float
+    rng : Generator
+
+    Returns
+    -------
+    ndarray (T, V)
+        Of the same type.
+    """
+    n_times = len(series)
+    n_frequencies = n_times // 2 + 1
+    turn = np.exp(2j * np.pi * rng.random(n_frequencies))
+    turn[0] = 1  # the mean stays
+    if n_times % 2 == 0:
+        # The highest frequency of an even number of values is real: it can change sign, no more.
+        turn[-1] = rng.choice([-1, 1])
+    spectrum = rfft(series, axis=0)
+    spectrum *= turn.astype(spectrum.dtype)[:, None]
+    randomised: np.ndarray = irfft(spectrum, n=n_times, axis=0)
+    return randomised
+
+
+@dataclass(frozen=True, eq=False)
+class StaticVAR:
+    """A stationary Gaussian vector autoregressive model of order p on k series.
+
+    Parameters
+    ----------
+    coefficients : ndarray (k, p k)
+        Of the values before, the latest first.
+    innovation : ndarray (k, k)
+        Covariance of the innovations.
+    stationary : ndarray (p k, p k)
+        Covariance of p successive values, the latest first.
+    """
+
+    coefficients: np.ndarray
+    innovation: np.ndarray
+    stationary: np.ndarray
+
+    def draw(self, n_times: int, rng: np.random.Generator) -> np.ndarray:
+        """A realisation, (n_times, k); it starts in the stationary state, not from zero."""
+        k, memory = self.coefficients.shape
+        before = _root(self.stationary) @ rng.standard_normal(memory)
+        values = rng.standard_normal((n_times, k)) @ _root(self.innovation).T
+        for now in values:
+            now += self.coefficients @ before
+            before = np.concatenate([now, before[: memory - k]])
+        return values
+
+
+def fit_var(series: np.ndarray, order: int = 1) -> StaticVAR:
+    """Fit an autoregressive model by the multivariate Yule–Walker equations.
+
+    That is least squares on the series with zeros before and after it, which, unlike least
+    squares on the bare series, always gives a stable model (Lütkepohl 2005, New Introduction to
+    Multiple Time Series Analysis, section 3.3.4). Realisations of T values have, once their mean
+    is removed, the covariances of the series up to lag p, in expectation.
+
+    Parameters
+    ----------
+    series : ndarray (T, k)
+        Mean 0, T > k (p + 1), no series a sum of others.
+    order : int
+        p.
+    """
+    n_times = len(series)
+    covariances = [series[lag:].T @ series[: n_times - lag] / n_times for lag in range(order + 1)]
+    model = _yule_walker(covariances)
+    # The mean of the series was removed, that of a realisation will be: what that takes from each
+    # covariance is the variance of a mean of T values (Brockwell & Davis 1991, section 7.2).
+    k = series.shape[1]
+    gain = np.eye(k) - sum(model.coefficients[:, i * k : (i + 1) * k] for i in range(order))
+    of_mean = np.linalg.solve(gain, np.linalg.solve(gain, model.innovation).T) / n_times
+    return _yule_walker([covariance + of_mean for covariance in covariances])
+
+
+def _yule_walker(covariances: list[np.ndarray]) -> StaticVAR:
+    """The model that has these covariances at lags 0 to p."""
+    order = len(covariances) - 1
+    stationary = np.block(
+        [
+            [covariances[j - i] if j >= i else covariances[i - j].T for j in range(order)]
+            for i in range(order)
+        ]
+    )
+    ahead = np.hstack(covariances[1:])
+    coefficients = np.linalg.solve(stationary, ahead.T).T
+    return StaticVAR(coefficients, covariances[0] - coefficients @ ahead.T, stationary)
+
+
+def _root(covariance: np.ndarray) -> np.ndarray:
+    """R with R Rᵀ = covariance, whatever its rank."""
+    values, vectors = np.linalg.eigh(covariance)
+    root: np.ndarray = vectors * np.sqrt(values.clip(0))
+    return root
+
+
+def _in_memory(signals: Signals) -> np.ndarray:
+    return np.asarray(signals.data, dtype=np.float32)
+
+
+def _zscored(data: np.ndarray) -> np.ndarray:
+    """In place; voxels without variance become 0."""
+    data -= data.mean(axis=0)
+    sd = np.sqrt(np.einsum("tv,tv->v", data, data) / len(data))
+    data *= np.divide(1, sd, out=np.zeros_like(sd), where=sd > 0)
+    return data
+
+
+def _phase(signals: Signals) -> _Draw:
+    return partial(phase_randomised, _in_memory(signals))
+
+
+def _var(signals: Signals) -> _Draw:
+    data = _in_memory(signals)
+    n_times = len(data)
+    components = leading_components(data)
+    scale = np.sqrt(n_times)
+    model = fit_var(components * scale)
+    rest = np.eye(n_times) - components @ components.T
+
+    def draw(rng: np.random.Generator) -> np.ndarray:
+        courses = model.draw(n_times, rng) / scale
+        mixing = courses @ components.T + phase_randomised(rest, rng)
+        return mixing.astype(np.float32) @ data
+
+    return draw
+
+
+def leading_components(data: np.ndarray) -> np.ndarray:
+    """Courses of the principal components that the autoregressive model describes.
+
+    As many as hold 95 % of the variance, at most a fifth as many as there are volumes.
+
+    Parameters
+    ----------
+    data : ndarray (T, V)
+        Mean 0 over time.
+
+    Returns
+    -------
+    ndarray (T, k)
+        Orthonormal columns, that of the most variance first.
+    """
+    values, vectors = np.linalg.eigh((data @ data.T).astype(np.float64))
+    values, vectors = values[::-1], vectors[:, ::-1]
+    share = np.cumsum(values) / values.sum()
+    n_components = int(np.searchsorted(share, _VARIANCE_IN_COMPONENTS)) + 1
+    most = max(1, len(data) // _VALUES_PER_COEFFICIENT)
+    return vectors[:, : min(n_components, most)]
+
+
+def _noise(signals: Signals) -> _Draw:
+    from bids_fbn.nulls.fields import draw_fields, estimate_smoothness
+
+    covered = signals.covered
+    data = _in_memory(signals)
+    smoothness = estimate_smoothness(data, signals.grid, covered)
+    shape = data.shape
+    amplitude = np.sqrt(_mean_power(data, covered))
+    # A filter without delay: white noise × this matrix has the mean power spectrum.
+    colour = circulant(irfft(amplitude, n=len(data))).astype(np.float32)
+    del data
+
+    def draw(rng: np.random.Generator) -> np.ndarray:
+        noise = np.zeros(shape, dtype=np.float32)
+        noise[:, covered] = colour @ draw_fields(smoothness, shape[0], rng)
+        return noise
+
+    return draw
+
+
+def _mean_power(data: np.ndarray, covered: np.ndarray) -> np.ndarray:
+    """Mean power spectrum of the covered voxels, (T // 2 + 1,)."""
+    voxels = np.flatnonzero(covered)
+    total = np.zeros(len(data) // 2 + 1)
+    for first in range(0, len(voxels), _VOXELS_AT_A_TIME):
+        spectrum = rfft(data[:, voxels[first : first + _VOXELS_AT_A_TIME]], axis=0)
+        total += np.square(np.abs(spectrum), dtype=np.float64).sum(axis=1)
+    return total / max(1, len(voxels))
+
+
+_DRAWS: dict[SurrogateKind, Callable[[Signals], _Draw]] = {
+    "phase": _phase,
+    "var": _var,
+    "noise": _noise,
+}

@@ -1,0 +1,143 @@
+"""The best overlap that a search among smooth maps without networks would have found."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from bids_fbn.networks.maps import SupportRule, moments
+from bids_fbn.networks.overlap import Matcher, assign_one_to_one
+from bids_fbn.networks.templates import TemplateSet
+from bids_fbn.nulls.fields import draw_fields, estimate_smoothness, field_correlation
+from bids_fbn.nulls.pvalues import corrected_p, p_of
+from bids_fbn.signal.grid import Grid
+
+__all__ = ["SpatialNull", "search_statistic", "spatial_null"]
+
+# Enough for the drawing of fields to be efficient, few enough for memory.
+_SETS_AT_A_TIME = 16
+
+
+@dataclass(frozen=True, eq=False)
+class SpatialNull:
+    """IoU of N candidates with P templates, beside those of S sets of surrogates.
+
+    Parameters
+    ----------
+    statistic : ndarray (P,)
+        IoU of each template with the candidate assigned to it.
+    null : ndarray (S, P)
+        The same of each surrogate set.
+    p : ndarray (P,)
+        Share of the sets, the observed one among them, that reach the statistic.
+    p_corrected : ndarray (P,)
+        Share whose best template stands out as much. Templates differ in size, hence in chance
+        IoU, so each is standardised over the sets, the observed one among them.
+    fwhm : tuple of float
+        Mean smoothness of the surrogates along each axis of the grid, mm.
+    n_candidates : int
+        N.
+    """
+
+    statistic: np.ndarray
+    null: np.ndarray
+    p: np.ndarray
+    p_corrected: np.ndarray
+    fwhm: tuple[float, float, float]
+    n_candidates: int
+
+
+def search_statistic(iou: np.ndarray) -> np.ndarray:
+    """IoU (N, P) of each template with the map assigned to it, (P,); 0 where there is none."""
+    chosen = assign_one_to_one(iou)
+    best = iou[chosen, np.arange(iou.shape[1])]
+    return np.where(chosen >= 0, best, 0)
+
+
+def spatial_null(
+    maps: np.ndarray,
+    templates: TemplateSet,
+    grid: Grid,
+    covered: np.ndarray,
+    rule: SupportRule,
+    n_surrogates: int = 1000,
+    seed: int = 0,
+    threads: int = 1,
+) -> SpatialNull:
+    """Repeat the search for networks among surrogate maps.
+
+    A surrogate is a whole set of N maps: Gaussian fields, each as smooth as the candidate that it
+    stands for, and as correlated with each other. Each goes through the same search. Where more
+    than the order of a map's values decides on its support (a fixed threshold, values that tie),
+    its surrogate has the same values, in the order of the field: then supports are of the same
+    size.
+
+    Parameters
+    ----------
+    maps : ndarray (N, V)
+        Candidates, in the units of the rule; or bool.
+    templates : TemplateSet
+        P templates on the grid.
+    grid : Grid
+    covered : ndarray (V,) of bool
+        Voxels that take part.
+    rule : SupportRule
+    n_surrogates : int
+        S, surrogate sets. One is the same however many follow.
+    seed : int
+    threads : int
+        Sets that are made side by side; the result does not depend on it.
+
+    Returns
+    -------
+    SpatialNull
+    """
+    candidates = np.asarray(maps, dtype=np.float32)[:, covered]
+    supports = templates.supports[:, covered]
+    matcher = Matcher(supports, rule, np.ones(supports.shape[1], dtype=bool))
+    # The first components of a run are smoother than the last; smooth maps match by chance more.
+    smoothness = [estimate_smoothness(one[None], grid, covered) for one in np.asarray(maps)]
+    mixing = _square_root(field_correlation(candidates)).astype(np.float32)
+    kept_values = {
+        number: np.sort(candidates[number])
+        for number in np.flatnonzero(_values_matter(candidates, supports.sum(axis=1), rule))
+    }
+
+    def surrogates(source: np.random.SeedSequence) -> np.ndarray:
+        rng = np.random.default_rng(source)
+        drawn = np.stack([draw_fields(own, _SETS_AT_A_TIME, rng) for own in smoothness], axis=1)
+        return np.array([search_statistic(matcher.match(like(mixing @ x)).iou) for x in drawn])
+
+    def like(fields: np.ndarray) -> np.ndarray:
+        for number, ordered in kept_values.items():
+            fields[number, fields[number].argsort()] = ordered
+        return fields
+
+    statistic = search_statistic(matcher.match(candidates).iou)
+    sources = np.random.SeedSequence(seed).spawn(-(-n_surrogates // _SETS_AT_A_TIME))
+    # The threads of the linear algebra would be in the way of these.
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+        blocks = list(pool.map(surrogates, sources))
+    null = np.concatenate([np.zeros((0, len(statistic))), *blocks])[:n_surrogates]
+    fwhm = np.mean([own.fwhm for own in smoothness], axis=0)
+    p, p_corrected = p_of(statistic, null), corrected_p(statistic, null)
+    return SpatialNull(statistic, null, p, p_corrected, tuple(fwhm.tolist()), len(candidates))
+
+
+def _square_root(correlation: np.ndarray) -> np.ndarray:
+    spread, axes = np.linalg.eigh(correlation)
+    return (axes * np.sqrt(spread.clip(min=0))) @ axes.T
+
+
+def _values_matter(maps: np.ndarray, sizes: np.ndarray, rule: SupportRule) -> np.ndarray:
+    """Maps (N, V) whose supports are not simply their highest (or lowest) voxels, (N,) of bool."""
+    if rule.threshold is not None:
+        return np.ones(len(maps), dtype=bool)
+    ordered = np.sort(maps)
+    ends = sizes[(sizes > 0) & (sizes < maps.shape[1])]
+    high = ordered[:, -ends] == ordered[:, -ends - 1]
+    low = ordered[:, ends] == ordered[:, ends - 1]
+    return (high | low).any(axis=1) | (moments(maps)[1][:, 0] == 0)

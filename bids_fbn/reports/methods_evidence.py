@@ -1,0 +1,137 @@
+"""Words for a methods section: what the results were held against."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bids_fbn.config import Config
+from bids_fbn.networks.budget import GAP
+
+__all__ = ["weighing"]
+
+# Learned from each surrogate; the others only where that is asked for.
+_FITTED_ANEW = frozenset({"pca", "ica", "sdl", "dualregression", "cap", "hmm"})
+_STATIC: Mapping[str, str] = {
+    "phase": (
+        "surrogates of the run whose phases were randomised, the same for all voxels "
+        "[@Prichard1994; @Liegeois2017]"
+    ),
+    "var": (
+        "realisations of a stationary Gaussian vector autoregressive model of the run, fitted to "
+        "its leading principal components [@Liegeois2017]"
+    ),
+}
+
+
+def weighing(
+    config: Config, done: Sequence[Mapping[str, Any]], surrogates: Mapping[str, int] | None
+) -> str:
+    """What the networks, their change over time and the task were held against.
+
+    Parameters
+    ----------
+    config : Config
+    done : sequence of mapping
+        Contents of the ``decomposition.json`` files; without any, of the models asked for.
+    surrogates : mapping or None
+        Claim of the evidence tables → surrogates; None where it is not known what there is.
+    """
+    if surrogates is not None and not surrogates:
+        return "No test against surrogate data is part of these results."
+    models = list(dict.fromkeys(str(facts["Method"]) for facts in done)) or config.models.model
+    over_time = not done or any(facts.get("Window") is not None for facts in done)
+    parts = [_search(config), _halves()]
+    if over_time:
+        parts.append(_dynamics(config, list(models)))
+    if surrogates is None:
+        parts.append("Where a run has events, " + _task("many"))
+    elif "task" in surrogates:
+        task = _task(f"{surrogates['task']:,}")
+        parts.append(task[:1].upper() + task[1:])
+    parts.append(
+        "Every p is the share of the surrogates, the observed value among them [@Phipson2010], "
+        "that are as extreme; what is tested together is corrected by the maximum of its "
+        "standardised values [@Westfall1993]. Surrogates start from the random seed "
+        f"{config.compute.random_seed}."
+    )
+    return "\n\n".join(parts)
+
+
+def _names(models: Sequence[str]) -> str:
+    return " and ".join([", ".join(models[:-1]), models[-1]] if len(models) > 1 else models)
+
+
+def _search(config: Config) -> str:
+    nulls = config.nulls
+    kinds = []
+    if nulls.n_surrogate_maps:
+        kinds.append(
+            f"in {nulls.n_surrogate_maps:,} sets of Gaussian random fields with the spatial "
+            "autocorrelation of the candidate maps, estimated in the mask, and their correlations "
+            "with each other"
+        )
+    if nulls.n_surrogates:
+        kinds.append(
+            f"in {nulls.n_surrogates:,} runs of Gaussian noise with the smoothness in space and "
+            "the mean power spectrum of the run, to which the method was applied in the same way"
+        )
+    null = (
+        f"The same search was repeated {'; and '.join(kinds)}. p is one-sided, corrected over the "
+        "networks"
+        + ("; of the two the higher was taken." if len(kinds) == 2 else ".")
+        + ("" if len(kinds) == 2 else " The other null was not computed, so no network stands.")
+        if kinds
+        else "No surrogates were made: nothing says what chance gives."
+    )
+    return (
+        "A method that offers more maps finds better matches by that alone. Each was therefore "
+        f"given a budget of {nulls.budget} maps, spent on those that explain most of the run's "
+        "variance (forward selection by orthogonal least squares [@Chen1989]), a ranking that "
+        "knows no template; among these, each template was assigned one map at most, by IoU. "
+        + null
+    )
+
+
+def _halves() -> str:
+    return (
+        f"Each run was also cut in two halves, {GAP} volumes apart. Maps were chosen in one half "
+        "in the same way; the map of the other half most similar to the chosen one (|r| over "
+        "voxels, no template) was held against the template. So was the share of the variance of "
+        "one half that the maps of the other explain, by least squares. Both are means of both "
+        "ways."
+    )
+
+
+def _dynamics(config: Config, models: Sequence[str]) -> str:
+    nulls = config.nulls
+    if not nulls.n_surrogates:
+        return "No surrogates were made over time: nothing speaks for change over time."
+    applied = [n for n in models if n not in _FITTED_ANEW and not nulls.refit_surrogates]
+    if config.models.weights:
+        how = "to which each method was applied as it was trained beforehand"
+    elif not applied:
+        how = "to each of which each method was fitted anew"
+    elif len(applied) == len(models):
+        how = "to which each network was applied with the weights that it has for the run"
+    else:
+        how = (
+            f"to which {_names(applied)} {'was' if len(applied) == 1 else 'were'} applied "
+            "with the weights of the run, the other methods fitted anew"
+        )
+    return (
+        "Measures of change over time (IoU between steps, its variation, switching, dwell, "
+        f"entropies, states visited) were held against those of {nulls.n_surrogates:,} "
+        f"{_STATIC[nulls.surrogates]}, {how}. Correlations in these are static, so what changes "
+        "there is chance; p is two-sided, corrected over the measures."
+    )
+
+
+def _task(n_surrogates: str) -> str:
+    return (
+        "the course of each network, and its IoU over time, were correlated with the expected "
+        "response to each condition: events convolved with SPM's canonical haemodynamic response "
+        f"by nilearn [@Abraham2014], for IoU averaged over the window. p is two-sided, from "
+        f"{n_surrogates} series with random phases [@Prichard1994], corrected over networks and "
+        "conditions."
+    )

@@ -1,0 +1,209 @@
+"""What speaks for networks: on a run that has some, on noise, and on what is static."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from small_models import CPU, small
+
+from bids_fbn import evidence, models
+from bids_fbn.config import ModelOptions
+from bids_fbn.evidence import Method, dynamic_evidence, half_evidence, search_evidence
+from bids_fbn.networks.maps import SupportRule
+from bids_fbn.networks.templates import TemplateSet
+from bids_fbn.nulls.pvalues import network_p
+from bids_fbn.signal.grid import Grid
+from bids_fbn.signal.signals import Signals
+
+NAMES = ("one", "two")
+
+
+def blobs(grid: Grid) -> np.ndarray:
+    """Two places, 40 mm apart, about 20 mm wide."""
+    middle = grid.coordinates.mean(axis=0)
+    shifts = ([20, 0, 0], [-20, 0, 10])
+    return np.stack(
+        [np.exp(-((grid.coordinates - middle - s) ** 2).sum(axis=1) / 150) for s in shifts]
+    )
+
+
+def run_of(grid: Grid, n_volumes: int, courses: np.ndarray | None = None) -> Signals:
+    """The two blobs go up and down, and noise."""
+    rng = np.random.default_rng(0)
+    if courses is None:
+        courses = np.sin(np.arange(n_volumes)[:, None] / [3.0, 5.0])
+    data = 2 * courses @ blobs(grid) + 0.3 * rng.standard_normal((n_volumes, grid.n_voxels))
+    data = ((data - data.mean(axis=0)) / data.std(axis=0)).astype(np.float32)
+    everywhere = np.ones(grid.n_voxels, dtype=bool)
+    return Signals(data, grid, 2.0, np.arange(n_volumes), n_volumes, everywhere, "run")
+
+
+@pytest.fixture(scope="module")
+def templates(ball_grid: Grid) -> TemplateSet:
+    maps = blobs(ball_grid).astype(np.float32)
+    return TemplateSet("blobs", NAMES, maps, maps > 0.5, "", "", "")
+
+
+def method_of(name: str, run: Signals, templates: TemplateSet, **options: Any) -> Method:
+    asked = ModelOptions(model=(name,), **options)
+
+    def create() -> models.Model:
+        return models.create(name, asked, run.grid, templates)
+
+    model = create().fit([run], CPU, 0)
+    rule = SupportRule(either_sign=not model.networks)
+    return Method(model, create, model.fits_anew, CPU, templates, rule, 0.3, 1, 6, 0)
+
+
+def noise(grid: Grid, n_volumes: int = 60, seed: int = 0) -> Signals:
+    run = run_of(grid, n_volumes)
+    data = np.random.default_rng(seed).standard_normal(run.data.shape).astype(np.float32)
+    return replace(run, data=(data - data.mean(axis=0)) / data.std(axis=0))
+
+
+def table(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=list(evidence.COLUMNS))
+
+
+@pytest.mark.parametrize("name", ["ica", "pca", "dualregression"])
+def test_networks_that_are_there_stand_out(
+    name: str, ball_grid: Grid, templates: TemplateSet
+) -> None:
+    run = run_of(ball_grid, 60)
+    method = method_of(name, run, templates, channels=4, window=None)
+    found = table(search_evidence(method, run, 29, 99))
+    assert list(found["network"]) == [*NAMES, *NAMES]
+    assert list(found["null"]) == ["fields", "fields", "noise", "noise"]
+    assert (found["p_corrected"] < 0.05).all()
+    assert (found["observed"] > found["null_high"]).all()
+    assert list(network_p(found).index) == list(NAMES)
+
+
+def test_of_noise_nothing_stands_out_but_dual_regression_looks_like_its_templates(
+    ball_grid: Grid, templates: TemplateSet
+) -> None:
+    run = noise(ball_grid)
+    found = {}
+    for name in ("ica", "dualregression"):
+        method = method_of(name, run, templates, channels=4, window=None)
+        found[name] = table(search_evidence(method, run, 19, 99))
+        assert (network_p(found[name]) > 0.05).all(), name
+    # It starts from the templates: what it finds in noise is no sign of a network, and random
+    # maps alone would not tell.
+    by_null = found["dualregression"].groupby("null")
+    chance = by_null["null_mean"].mean()
+    assert chance["noise"] > 1.5 * chance["fields"]
+    assert by_null["p_corrected"].min()["fields"] < 0.05
+
+
+def test_untrained_networks_are_held_against_noise_that_they_have_seen_too(
+    ball_grid: Grid, templates: TemplateSet
+) -> None:
+    run = run_of(ball_grid, 30)
+    model = small("stca", ball_grid)
+    method = Method(model, lambda: model, False, CPU, templates, SupportRule(), 0.3, 1, 4, 0)
+    found = table(search_evidence(method, run, 3, 50))
+    assert list(found["n_surrogates"]) == [50, 50, 3, 3]
+    assert np.isfinite(found["null_mean"]).all()
+
+
+def test_a_network_stands_by_what_both_nulls_allow() -> None:
+    rows = pd.DataFrame(
+        {
+            "measure": ["iou_search"] * 4 + ["reproducibility"],
+            "network": ["b", "a", "b", "a", "a"],
+            "p_corrected": [0.01, 0.2, 0.03, np.nan, 0.9],
+        }
+    )
+    p = network_p(rows)
+    assert list(p.index) == ["b", "a"]
+    assert p["b"] == 0.03
+    assert np.isnan(p["a"])
+
+
+def test_halves(ball_grid: Grid, templates: TemplateSet) -> None:
+    run = run_of(ball_grid, 80)
+    found = half_evidence(method_of("ica", run, templates, channels=3), run)
+    assert found is not None
+    chance = half_evidence(
+        method_of("ica", noise(ball_grid, 80), templates, channels=3), noise(ball_grid, 80)
+    )
+    assert chance is not None
+    assert found.scores.iou.min() > 2 * chance.scores.iou.max()
+    assert found.held_out_variance > 2 * chance.held_out_variance
+    rows = table(found.rows(NAMES))
+    assert set(rows["claim"]) == {"network", "fit"}
+    assert rows[rows["measure"] == "budget"]["observed"].item() == found.n_maps == 3
+
+
+def test_halves_too_short_for_the_model_have_no_scores(
+    ball_grid: Grid, templates: TemplateSet
+) -> None:
+    run = run_of(ball_grid, 40)
+    assert half_evidence(method_of("ica", run, templates, channels=25), run) is None
+
+
+@pytest.fixture(scope="module")
+def windowed(ball_grid: Grid, templates: TemplateSet) -> tuple[Method, Signals]:
+    run = run_of(ball_grid, 60)
+    return method_of("dualregression", run, templates, window=10), run
+
+
+def test_dynamics_are_taken_up_again_where_they_were_left(
+    windowed: tuple[Method, Signals], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method, run = windowed
+    networks, _ = method.networks(method.model, run)
+    whole = dynamic_evidence(method, run, networks, 5, "phase")
+    store = tmp_path / "done"
+    dynamic_evidence(method, run, networks, 2, "phase", store)
+    store.write_text(store.read_text() + "[0.1, 0.")  # killed while it wrote
+    computed = []
+    original = Method.networks
+
+    def counted(self: Method, *args: Any) -> Any:
+        computed.append(1)
+        return original(self, *args)
+
+    monkeypatch.setattr(Method, "networks", counted)
+    again = dynamic_evidence(method, run, networks, 5, "phase", store)
+    assert len(computed) == 3
+    pd.testing.assert_frame_equal(table(again), table(whole))
+
+
+def test_dynamics_of_a_run_that_has_some(ball_grid: Grid, templates: TemplateSet) -> None:
+    """First one blob alone, then the other: static surrogates cannot do that."""
+    rng = np.random.default_rng(0)
+    n = 160
+    first = np.arange(n) < n // 2
+    courses = rng.standard_normal((n, 2)) * np.where([first, ~first], 2.0, 0.1).T
+    run = run_of(ball_grid, n, courses)
+    # Candidates that follow the window's covariance: its first components.
+    method = method_of("pca", run, templates, window=20, channels=2)
+    networks, _ = method.networks(method.model, run)
+    rows = table(dynamic_evidence(method, run, networks, 39, "phase"))
+    assert set(rows["claim"]) == {"dynamics"}
+    whole = rows[rows["network"] == "all"].set_index("measure")
+    assert whole.loc["iou_variation", "p_corrected"] < 0.05
+    assert whole.loc["iou_variation", "observed"] > whole.loc["iou_variation", "null_high"]
+
+
+def test_a_whole_run_has_no_dynamics(ball_grid: Grid, templates: TemplateSet) -> None:
+    run = run_of(ball_grid, 40)
+    method = method_of("ica", run, templates, channels=3)
+    networks, _ = method.networks(method.model, run)
+    assert dynamic_evidence(method, run, networks, 3, "phase") == []
+
+
+def test_without_surrogates_measures_stand_alone(windowed: tuple[Method, Signals]) -> None:
+    method, run = windowed
+    networks, _ = method.networks(method.model, run)
+    rows = table(dynamic_evidence(method, run, networks, 0, "phase"))
+    assert rows["observed"].notna().any()
+    assert rows["p"].isna().all()
+    assert rows["p_corrected"].isna().all()

@@ -1,0 +1,199 @@
+"""Surrogate runs: what they keep of a run, and what not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.linalg import solve_discrete_lyapunov
+from scipy.signal import lfilter
+
+from bids_fbn.nulls.fields import estimate_smoothness
+from bids_fbn.nulls.series import (
+    SurrogateKind,
+    fit_var,
+    leading_components,
+    phase_randomised,
+    surrogate_runs,
+)
+from bids_fbn.signal.grid import Grid
+from bids_fbn.signal.signals import Signals, StoredMatrix
+from bids_fbn.simulation.noise import smooth_fields
+
+KINDS: tuple[SurrogateKind, ...] = ("phase", "var", "noise")
+
+
+def coloured(white: np.ndarray) -> np.ndarray:
+    """AR(1) of 0.5."""
+    return lfilter([1], [1, -0.5], white, axis=0)
+
+
+def run_of(data: np.ndarray, grid: Grid, n_not_covered: int = 0) -> Signals:
+    data = (data - data.mean(axis=0)) / data.std(axis=0)
+    covered = np.arange(data.shape[1]) >= n_not_covered
+    data[:, ~covered] = 0
+    n = len(data)
+    return Signals(data.astype(np.float32), grid, 2.0, np.arange(n), n + 3, covered, "run")
+
+
+def two_regions(grid: Grid, n_volumes: int, seed: int, alternate: bool = False) -> Signals:
+    """Left and right share a course; if they alternate, the sign of the right one changes every
+    40 volumes, so that the correlation over the run is 0."""
+    rng = np.random.default_rng(seed)
+    right = grid.coordinates[:, 0] > np.median(grid.coordinates[:, 0])
+    course = coloured(rng.standard_normal((n_volumes, 1)))
+    sign = np.where(np.arange(n_volumes) // 40 % 2, -1, 1)[:, None] if alternate else 1
+    data = np.where(right, sign * course, course)
+    return run_of(data + 0.7 * coloured(smooth_fields(rng, n_volumes, grid, 16.0)), grid, 7)
+
+
+def windowed_variance(signals: Signals) -> float:
+    """Variance over windows of 30 volumes of the correlation of left and right, after Fisher."""
+    left, right = regions(signals)
+    starts = range(0, len(left) - 29, 10)
+    r = [np.corrcoef(left[s : s + 30], right[s : s + 30])[0, 1] for s in starts]
+    return float(np.var(np.arctanh(r)))
+
+
+def regions(signals: Signals) -> tuple[np.ndarray, np.ndarray]:
+    """Mean course of the outer thirds."""
+    x = signals.grid.coordinates[:, 0]
+    low, high = np.quantile(x, [1 / 3, 2 / 3])
+    data = np.asarray(signals.data)
+    return (
+        data[:, signals.covered & (x < low)].mean(axis=1),
+        data[:, signals.covered & (x > high)].mean(axis=1),
+    )
+
+
+@pytest.mark.parametrize("n_times", [60, 61])
+def test_phases_change_and_every_cross_spectrum_stays(n_times: int) -> None:
+    rng = np.random.default_rng(0)
+    series = rng.standard_normal((n_times, 5)) @ rng.standard_normal((5, 5)) + 3
+    surrogate = phase_randomised(series, rng)
+    before, after = (np.fft.rfft(s, axis=0) for s in (series, surrogate))
+    cross = [np.einsum("fi,fj->fij", f, f.conj()) for f in (before, after)]
+    assert np.allclose(*cross)
+    assert np.allclose(np.corrcoef(series.T), np.corrcoef(surrogate.T))
+    assert np.allclose(series.mean(axis=0), surrogate.mean(axis=0))
+    assert abs(np.corrcoef(series[:, 0], surrogate[:, 0])[0, 1]) < 0.5
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_the_autoregressive_model_is_stable_and_draws_the_covariances(order: int) -> None:
+    rng = np.random.default_rng(1)
+    series = coloured(coloured(rng.standard_normal((300, 3)))) @ rng.standard_normal((3, 3))
+    series -= series.mean(axis=0)
+    model = fit_var(series, order)
+    k, memory = model.coefficients.shape
+    companion = np.eye(memory, k=-k)
+    companion[:k] = model.coefficients
+    assert np.abs(np.linalg.eigvals(companion)).max() < 1
+    noise = np.zeros((memory, memory))
+    noise[:k, :k] = model.innovation
+    assert np.allclose(solve_discrete_lyapunov(companion, noise), model.stationary)
+
+    total = [np.zeros((3, 3)) for _ in range(order + 1)]
+    for _ in range(300):
+        drawn = model.draw(300, rng)
+        drawn -= drawn.mean(axis=0)
+        for lag in range(order + 1):
+            total[lag] += drawn[lag:].T @ drawn[: 300 - lag] / 300 / 300
+    for lag in range(order + 1):
+        own = series[lag:].T @ series[: 300 - lag] / 300
+        assert np.allclose(total[lag], own, atol=0.06 * series.var(axis=0).max())
+
+
+def test_a_random_walk_gets_a_stable_model() -> None:
+    walk = np.random.default_rng(0).standard_normal((80, 2)).cumsum(axis=0)
+    model = fit_var(walk - walk.mean(axis=0))
+    assert np.abs(np.linalg.eigvals(model.coefficients)).max() < 1
+
+
+def test_var_surrogates_keep_the_covariances_of_components(ball_grid: Grid) -> None:
+    run = two_regions(ball_grid, 200, 0)
+    data = np.asarray(run.data)
+    loadings = leading_components(data)[:, :5].T @ data
+    loadings /= np.linalg.norm(loadings, axis=1, keepdims=True)
+
+    def covariances(signals: Signals) -> np.ndarray:
+        scores = np.asarray(signals.data) @ loadings.T
+        return np.stack([scores.T @ scores, scores[1:].T @ scores[:-1]]) / len(scores)
+
+    mean = np.mean([covariances(s) for s in surrogate_runs(run, "var", 60, 1)], axis=0)
+    own = covariances(run)
+    assert np.abs(mean - own).max() < 0.1 * own.max()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_surrogates_are_runs_of_the_same_form(
+    kind: SurrogateKind, ball_grid: Grid, tmp_path: Path
+) -> None:
+    run = two_regions(ball_grid, 61, 0)
+    np.save(tmp_path / "data.npy", run.data)
+    stored = Signals(**{**vars(run), "data": StoredMatrix(tmp_path / "data.npy")})
+    first = list(surrogate_runs(run, kind, 2, seed=3))
+    more = list(surrogate_runs(stored, kind, 4, seed=3))
+    for few, many in zip(first, more, strict=False):
+        assert np.array_equal(few.data, many.data)
+    assert not np.allclose(more[0].data, more[1].data)
+    other = next(surrogate_runs(run, kind, 1, seed=4))
+    assert not np.allclose(other.data, more[0].data)
+    surrogate = more[2]
+    assert isinstance(surrogate.data, np.ndarray)
+    assert surrogate.data.dtype == np.float32
+    assert surrogate.data.shape == run.data.shape
+    assert not surrogate.data[:, ~run.covered].any()
+    assert np.allclose(surrogate.data.mean(axis=0), 0, atol=1e-5)
+    assert np.allclose(surrogate.data[:, run.covered].std(axis=0), 1, atol=1e-5)
+    assert (surrogate.name, surrogate.n_volumes) == ("run", 64)
+    assert surrogate.kept is run.kept
+
+
+def test_phase_surrogates_keep_all_static_correlations(ball_grid: Grid) -> None:
+    run = two_regions(ball_grid, 100, 0)
+    surrogate = next(surrogate_runs(run, "phase", 1))
+    own, drawn = (np.asarray(s.data).T @ np.asarray(s.data) / 100 for s in (run, surrogate))
+    assert np.allclose(own, drawn, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["phase", "var"])
+def test_changing_correlation_stands_out_and_static_does_not(
+    kind: SurrogateKind, ball_grid: Grid
+) -> None:
+    """20 static runs: the rank of each among its 9 surrogates is even."""
+
+    def p(run: Signals, seed: int, n: int) -> float:
+        null = [windowed_variance(s) for s in surrogate_runs(run, kind, n, seed)]
+        return (1 + sum(value >= windowed_variance(run) for value in null)) / (n + 1)
+
+    assert p(two_regions(ball_grid, 240, 0, alternate=True), 0, 39) == 1 / 40
+    static = [p(two_regions(ball_grid, 160, seed), seed, 9) for seed in range(20)]
+    # The mean of 20 even ranks is 0.55 ± 0.064.
+    assert abs(np.mean(static) - 0.55) < 3 * 0.064
+
+
+def test_noise_has_smoothness_and_spectrum_but_no_network(ball_grid: Grid) -> None:
+    run = two_regions(ball_grid, 150, 0)
+    rng = np.random.default_rng(5)
+    # A network of two distant regions in smooth noise.
+    x = ball_grid.coordinates[:, 0]
+    ends = (x < np.quantile(x, 0.2)) | (x > np.quantile(x, 0.8))
+    shared = coloured(rng.standard_normal((150, 1))) * ends
+    run = run_of(shared + coloured(smooth_fields(rng, 150, ball_grid, 16.0)), ball_grid, 7)
+    surrogates = list(surrogate_runs(run, "noise", 20, 0))
+    assert np.corrcoef(*regions(run))[0, 1] > 0.3
+    between = [np.corrcoef(*regions(s))[0, 1] for s in surrogates]
+    assert abs(np.mean(between)) < 0.1
+
+    def power(signals: Signals) -> np.ndarray:
+        spectrum = np.abs(np.fft.rfft(np.asarray(signals.data)[:, signals.covered], axis=0)) ** 2
+        return spectrum.mean(axis=1)[1:-1].reshape(-1, 2).mean(axis=1)
+
+    mean = np.mean([power(s) for s in surrogates], axis=0)
+    assert np.corrcoef(np.log(mean), np.log(power(run)))[0, 1] > 0.9
+    assert np.allclose(mean.sum(), power(run).sum(), rtol=0.02)
+    own = estimate_smoothness(np.asarray(run.data), ball_grid, run.covered)
+    drawn = estimate_smoothness(np.asarray(surrogates[0].data), ball_grid, run.covered)
+    assert np.allclose(own.fwhm, drawn.fwhm, rtol=0.15)
