@@ -39,9 +39,6 @@ if TYPE_CHECKING:
 
     from bids_fbn.evaluation.simulated import Cell
     from bids_fbn.evaluation.truth import Truth
-    from bids_fbn.models.compute import Compute
-    from bids_fbn.networks.templates import TemplateSet
-    from bids_fbn.signal.grid import Grid
     from bids_fbn.signal.signals import Signals
 
 __all__ = ["evaluate", "main"]
@@ -109,10 +106,10 @@ class _Evaluation:
         self.config = config
         self.settings = _settings(config)
         self.rows = _read_rows(self.path, self.settings)
-        self.compute: Compute = compute_for(config)
+        self.compute = compute_for(config)
         # That of the simulation: the true maps need no interpolation.
-        self.grid: Grid = mni_head(config.signal.resolution, SPACE).grid
-        self.templates: TemplateSet = load_templates(TEMPLATES, self.grid)
+        self.grid = mni_head(config.signal.resolution, SPACE).grid
+        self.templates = load_templates(TEMPLATES, self.grid)
 
     def run(self, cells: Sequence[Cell], n_participants: int) -> list[str]:
         failed = []
@@ -332,7 +329,10 @@ def _parser() -> argparse.ArgumentParser:
         "--channels", type=int, metavar="N", help="maps, components or states (by recipe)"
     )
     models.add_argument(
-        "--n-surrogates", type=int, metavar="N", help="static surrogates of each run (39)"
+        "--n-surrogates",
+        type=int,
+        metavar="N",
+        help="static surrogates of each run; 20 at least for p < 0.05 (39)",
     )
     models.add_argument(
         "--n-surrogate-maps", type=int, metavar="N", help="sets of random smooth maps (1000)"
@@ -383,7 +383,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not asked.verbose:  # every surrogate has a line
             logging.getLogger("bids_fbn").setLevel(logging.WARNING)
             logger.setLevel(logging.INFO)
-        out: Path = asked.out.expanduser().resolve()
+        out = asked.out.expanduser().resolve()
         failed = evaluate(out, config, cells, asked.participants)
     except (InputError, KeyboardInterrupt) as error:
         return report_faults(error)

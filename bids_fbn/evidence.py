@@ -405,7 +405,9 @@ def dynamic_evidence(
             measures = dynamic_measures(found, steps, method.state_threshold, names)
             done.append(list(measures.values()))
             lines.add(done[-1])
-            logger.info(
+            level = logging.DEBUG if (number + 1) % 10 else logging.INFO
+            logger.log(
+                level,
                 "%s, %s: surrogate %d of %d",
                 signals.name,
                 method.model.name,

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 __all__ = ["main", "signals_below"]
 
-logger = logging.getLogger(__name__)
+# Not by __name__: that is __main__ for the command, which nothing listens to.
+logger = logging.getLogger("bids_fbn.train")
 
 
 def build_parser() -> argparse.ArgumentParser:

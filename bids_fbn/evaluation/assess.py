@@ -19,7 +19,7 @@ from bids_fbn.signal.signals import Signals
 from bids_fbn.signal.windows import Steps
 from bids_fbn.stages import support_rule
 
-__all__ = ["Assessment", "assess"]
+__all__ = ["Assessment", "assess", "fitted"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +49,46 @@ class Assessment:
     seconds: float
 
 
+def fitted(
+    name: str, signals: Signals, templates: TemplateSet, config: Config, compute: Compute
+) -> evidence.Method:
+    """A method fitted to a run, with all that it takes to hold it against nulls.
+
+    Parameters
+    ----------
+    name : str
+        Of the model.
+    signals : Signals
+    templates : TemplateSet
+    config : Config
+        The sections models, networks, nulls, and the seed.
+    compute : Compute
+
+    Raises
+    ------
+    RunError
+        If the run is too short for the model.
+    """
+
+    def create() -> Model:
+        return models.create(name, config.models, signals.grid, templates)
+
+    seed = config.compute.random_seed
+    model = create().fit([signals], compute, seed)
+    return evidence.Method(
+        model=model,
+        create=create,
+        refit=model.fits_anew or config.nulls.refit_surrogates,
+        compute=compute,
+        templates=templates,
+        rule=support_rule(config, model),
+        state_threshold=config.networks.state_threshold,
+        stride=config.models.stride,
+        budget=config.nulls.budget,
+        seed=seed,
+    )
+
+
 def assess(
     name: str,
     signals: Signals,
@@ -62,13 +102,8 @@ def assess(
 
     Parameters
     ----------
-    name : str
-        Of the model.
-    signals : Signals
-    templates : TemplateSet
-    config : Config
-        The sections models, networks, nulls, and the seed.
-    compute : Compute
+    name, signals, templates, config, compute
+        See :func:`fitted`.
     refit_halves : bool
         Train on each half by itself, so that nothing of the other is in its maps. The app does so
         with models that are fitted quickly only.
@@ -79,24 +114,10 @@ def assess(
         If the run is too short for the model.
     """
 
-    def create() -> Model:
-        return models.create(name, config.models, signals.grid, templates)
-
-    nulls, seed = config.nulls, config.compute.random_seed
+    nulls = config.nulls
     start = time.perf_counter()
-    model = create().fit([signals], compute, seed)
-    method = evidence.Method(
-        model=model,
-        create=create,
-        refit=model.fits_anew or nulls.refit_surrogates,
-        compute=compute,
-        templates=templates,
-        rule=support_rule(config, model),
-        state_threshold=config.networks.state_threshold,
-        stride=config.models.stride,
-        budget=nulls.budget,
-        seed=seed,
-    )
+    method = fitted(name, signals, templates, config, compute)
+    model = method.model
     networks, steps = method.networks(model, signals)
     seconds = time.perf_counter() - start
     courses = model.courses(signals, compute)
