@@ -6,8 +6,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
 # The demo's network templates come with nilearn, its models are small: no download, some minutes.
-DEMO_OPTIONS := --model stca scaae --templates seitzman2018 --resolution 8 --sloppy \
-	--nuisance high_pass wm_csf --fd-thresh 0.5 --device cpu
+DEMO_OPTIONS := --model stca ica dualregression --templates seitzman2018 --resolution 8 --sloppy \
+	--nuisance high_pass wm_csf --fd-thresh 0.5 --stride 2 --n-surrogates 20 --device cpu
 
 .PHONY: demo test lint setup clean
 

@@ -228,7 +228,7 @@ def test_too_few_volumes(name: str, ball_grid: Grid) -> None:
 
 def test_windows_too_short_for_the_components(ball_grid: Grid) -> None:
     with pytest.raises(RunError, match="--channels"):
-        make("ica", ball_grid, window=10).fit([run_of(ball_grid, 40)], CPU)
+        make("ica", ball_grid, window=10, channels=12).fit([run_of(ball_grid, 40)], CPU)
 
 
 def test_dual_regression_without_templates(ball_grid: Grid) -> None:

@@ -13,7 +13,13 @@ from read_back import check_output
 
 pytestmark = pytest.mark.realdata
 
-QUICK = ("--epochs=1", "--resolution=8", "--device=cpu")
+QUICK = (
+    "--epochs=1",
+    "--resolution=8",
+    "--device=cpu",
+    "--n-surrogates=2",
+    "--n-surrogate-maps=20",
+)
 
 
 def _table(path: Path) -> pd.DataFrame:
@@ -38,6 +44,20 @@ def test_rest_fits_its_inputs(real_data: Path, tmp_path: Path) -> None:
     assert 20 < quality["tsnr_median"] < 1000
     source = nib.load(next((bids / "sub-2EXYG11").rglob("*_bold.nii.gz")))
     assert len(_table(next(out.rglob("*_desc-stca_mixing.tsv")))) == source.shape[3]
+
+
+def test_visual_networks_follow_the_faces(real_data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = ("--model", "dualregression", "--nuisance=motion", "--stride=10", *QUICK[1:])
+    done = app(real_data / "task-faces-3mm", out, *options)
+    assert done.returncode == 0, done.stderr
+    evidence = _table(next(out.rglob("*_desc-dualregressionevidence_metrics.tsv")))
+    courses = evidence[
+        (evidence["measure"] == "r_course") & (evidence["condition"] == "any_event")
+    ]
+    follow = courses[(courses["p_corrected"] < 0.05) & (courses["observed"] > 0)]
+    assert set(follow["network"]) & {"Visual1", "Visual2", "Visual3"}
+    assert len(courses) == 10
 
 
 def test_raw_data_are_refused(real_data: Path, tmp_path: Path) -> None:
