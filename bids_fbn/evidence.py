@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,6 +25,7 @@ import numpy as np
 import pandas as pd
 
 from bids_fbn.errors import RunError
+from bids_fbn.networks.arrays import Array, as_numpy
 from bids_fbn.networks.budget import (
     POOL_LIMIT,
     HalfScores,
@@ -138,21 +139,37 @@ class Method:
         return found, steps
 
     def budget_maps(self, model: Model, signals: Signals) -> np.ndarray:
-        """The maps on which the model spends its budget, (N, covered), in the rule's units."""
+        """The maps that are held against templates, (N, covered), in the rule's units.
+
+        Those on which the model spends its budget; of a model that knows its networks, the mean
+        map of each over time: there is nothing to choose.
+        """
         stride = self.stride * max(1, self._n_candidates(model, signals) // POOL_LIMIT)
-        steps = model.steps(signals, stride)
-        pool = collect_pool(
-            model.maps(signals, self.compute, stride),
-            steps.start,
-            steps.window,
-            slice(0, signals.n_kept),
-            signals.covered,
-        )
-        chosen, _ = rank_maps(pool, np.asarray(signals.data)[:, signals.covered], self.budget)
-        return zscore_maps(pool[chosen]) if self.rule.standardize else pool[chosen]
+        steps, covered = model.steps(signals, stride), signals.covered
+        candidates = model.maps(signals, self.compute, stride)
+        if model.networks:
+            maps = _mean_maps(candidates, covered, model.n_candidates)
+        else:
+            everything = slice(0, signals.n_kept)
+            pool = collect_pool(candidates, steps.start, steps.window, everything, covered)
+            volumes = np.asarray(signals.data)[:, covered]
+            maps = pool[rank_maps(pool, volumes, self.budget)[0]]
+        return zscore_maps(maps) if self.rule.standardize else maps
 
     def _n_candidates(self, model: Model, signals: Signals) -> int:
         return int(model.steps(signals, self.stride).valid.sum()) * model.n_candidates
+
+
+def _mean_maps(
+    candidates: Iterable[tuple[np.ndarray, Array]], covered: np.ndarray, n_maps: int
+) -> np.ndarray:
+    """Mean over steps of each candidate, (n_maps, covered); no map where there is no step."""
+    total = np.zeros((n_maps, int(covered.sum())), dtype=np.float32)
+    count = 0
+    for steps, maps in candidates:
+        total += as_numpy(maps).sum(axis=0)[:, covered]
+        count += len(steps)
+    return total / count if count else total[:0]
 
 
 def _row(claim: str, measure: str, network: str = ALL, **values: Any) -> dict[str, Any]:
@@ -178,7 +195,7 @@ def _null_values(null: np.ndarray, name: str) -> dict[str, Any]:
 def search_evidence(
     method: Method, signals: Signals, n_surrogates: int, n_surrogate_maps: int
 ) -> list[dict[str, Any]]:
-    """Overlap of each template with the map assigned to it among an equal budget of maps.
+    """Overlap of each template with the map assigned to it among the budget of maps.
 
     Two nulls, and a network stands by what both of them allow:
 
