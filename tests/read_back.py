@@ -47,7 +47,9 @@ def _check_run(layout: Any, decomposition: Path) -> str:
 
     def find(kind: str) -> Path:
         name = OUTPUTS[kind]
-        wanted = [f"desc-{name.desc.format(model=model)}_{name.suffix}{name.extension}"]
+        wanted = [
+            f"desc-{name.desc.format(model=model.replace('-', ''))}_{name.suffix}{name.extension}"
+        ]
         if name.stat:
             wanted.append(f"_stat-{name.stat}_")
         (path,) = [p for n, p in files.items() if all(part in n for part in wanted)]
@@ -88,7 +90,8 @@ def _check_run(layout: Any, decomposition: Path) -> str:
     assert len(courses) == n_volumes
     assert (courses.isna().all(axis=1).to_numpy() == left_out).all()
 
-    n_steps = max(0, (n_volumes - facts["Window"]) // facts["Stride"] + 1)
+    window = facts["Window"]
+    n_steps = 1 if window is None else max(0, (n_volumes - window) // facts["Stride"] + 1)
     iou = _table(find("iou"))
     timing = json.loads(sidecar_path(find("iou")).read_text())
     assert list(iou.columns) == ["onset", *networks]
@@ -100,7 +103,7 @@ def _check_run(layout: Any, decomposition: Path) -> str:
     assert ((values[known] >= 0) & (values[known] <= 1)).all()
     for kind in ("dice", "r", "iou_previous", "iou_window_apart", "states"):
         assert len(_table(find(kind))) == n_steps, kind
-    if facts["Window"] == 1:
+    if window == 1:
         assert (~known.any(axis=1) == left_out[:: facts["Stride"]]).all()
 
     states = _table(find("states"))["state"]
@@ -122,7 +125,20 @@ def _check_run(layout: Any, decomposition: Path) -> str:
     assert np.isclose(time_in, states.notna().sum() * step, rtol=1e-3)
     metrics = _table(find("metrics"))
     assert list(metrics["network"]) == networks
+    _check_evidence(_table(find("evidence")), metrics, networks)
     return f"{prefix} {model}: {n_volumes} volumes, {n_steps} steps, {quality['n_voxels']} voxels"
+
+
+def _check_evidence(evidence: pd.DataFrame, metrics: pd.DataFrame, networks: list[str]) -> None:
+    search = evidence[evidence["measure"] == "iou_search"]
+    assert list(search["network"]) == networks * 2  # beside random maps, and beside noise
+    assert np.allclose(search["observed"][: len(networks)], metrics["iou_search"])
+    for name in ("p", "p_corrected"):
+        tested = evidence[evidence[name].notna()]
+        assert (tested[name] >= 1 / (tested["n_surrogates"].max() + 1) - 1e-6).all()
+        assert (tested[name] <= 1).all()
+    both = search["p_corrected"].notna()
+    assert (search["p_corrected"][both] >= search["p"][both] - 1e-6).all()
 
 
 def check_output(root: Path) -> list[str]:
