@@ -34,11 +34,10 @@ from bids_fbn.evaluation.assess import fitted
 from bids_fbn.evaluation.truth import false_positive_rate
 from bids_fbn.models.compute import choose_compute
 from bids_fbn.networks.templates import load_templates
-from bids_fbn.nulls.pvalues import network_p
+from bids_fbn.nulls.pvalues import ALPHA, network_p
 from bids_fbn.signal.signals import Signals
 from bids_fbn.simulate import simulate_dataset
 
-ALPHA = 0.05
 TEMPLATES = "seitzman2018"
 # What is claimed, of which data.
 CLAIMS = (

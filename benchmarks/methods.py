@@ -39,11 +39,10 @@ from bids_fbn.errors import RunError
 from bids_fbn.evaluation.assess import Assessment, assess
 from bids_fbn.models.compute import choose_compute
 from bids_fbn.networks.templates import load_templates
-from bids_fbn.nulls.pvalues import network_p
+from bids_fbn.nulls.pvalues import ALPHA, network_p
 from bids_fbn.signal.signals import Signals
 from bids_fbn.simulate import simulate_dataset
 
-ALPHA = 0.05
 # Methods of the whole run that can look at windows too stand in two rows.
 BOTH_WAYS = ("pca", "ica")
 

@@ -232,7 +232,9 @@ def perfect(
     evidence = pd.DataFrame(
         [
             {"claim": "network", "measure": "iou_search", "network": name, "observed": 0.5}
-            | {"p_corrected": 0.01 if name in names else 0.5}
+            | {"null": null, "p_corrected": 0.01 if name in names or null == "fields" else 0.5}
+            # A network is claimed where both nulls allow it.
+            for null in ("fields", "noise")
             for name in templates.networks
         ]
         + [{"claim": "dynamics", "measure": "dwell_mean", "network": "all", "p_corrected": 0.04}]

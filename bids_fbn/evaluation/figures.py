@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bids_fbn.config import MODELS
-from bids_fbn.evaluation.recovery import ALPHA
 from bids_fbn.evaluation.table import AXES, CELL, DYNAMICS, RATES
+from bids_fbn.nulls.pvalues import ALPHA
 from bids_fbn.reports.palette import network_colour
 
 __all__ = ["draw_figures"]

@@ -20,14 +20,13 @@ from bids_fbn.evaluation.truth import (
 )
 from bids_fbn.networks.states import NO_STATE, summarize_states
 from bids_fbn.networks.templates import TemplateSet
+from bids_fbn.nulls.pvalues import ALPHA, network_p
 from bids_fbn.signal.signals import Signals
 
 if TYPE_CHECKING:
     from bids_fbn.evaluation.assess import Assessment
 
-__all__ = ["ALPHA", "networks_on", "recovery"]
-
-ALPHA = 0.05
+__all__ = ["networks_on", "recovery"]
 
 
 def networks_on(truth: Truth) -> np.ndarray:
@@ -128,11 +127,11 @@ def _states(
 
 def _claims(evidence: pd.DataFrame, truth: Truth, on: np.ndarray) -> dict[str, float]:
     """What is claimed at ALPHA, right and wrong."""
-    search = evidence[evidence["measure"] == "iou_search"]
+    p = network_p(evidence)
     change = evidence[(evidence["claim"] == "dynamics") & (evidence["network"] == "all")]
     smallest = float(change["p_corrected"].min())
-    tested = bool(search["p_corrected"].notna().any())
-    claimed = search.loc[search["p_corrected"] < ALPHA, "network"]
+    tested = bool(p.notna().any())
+    claimed = p.index[p < ALPHA]
     present = {name for name, is_on in zip(truth.networks, on, strict=True) if is_on}
     # One that is simulated, and never the strongest in this run, is neither right nor wrong.
     possible = set(truth.networks) if truth.has_networks else set()

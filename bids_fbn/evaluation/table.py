@@ -11,8 +11,8 @@ from scipy.stats import t as student_t
 
 from bids_fbn.bids.writing import Columns
 from bids_fbn.config import MODELS
-from bids_fbn.evaluation.recovery import ALPHA
 from bids_fbn.evaluation.truth import false_positive_rate
+from bids_fbn.nulls.pvalues import ALPHA
 
 __all__ = [
     "AXES",

@@ -9,7 +9,10 @@ import numpy as np
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["corrected_p", "network_p", "p_of"]
+__all__ = ["ALPHA", "corrected_p", "network_p", "p_of"]
+
+# Corrected p below which something is taken to stand.
+ALPHA = 0.05
 
 
 def p_of(statistic: np.ndarray, null: np.ndarray, *, two_sided: bool = False) -> np.ndarray:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from bids_fbn.nulls.pvalues import ALPHA
 from bids_fbn.reports.results import ModelResults, Table
 
 __all__ = [
-    "ALPHA",
     "NETWORK_BADGES",
     "Evidence",
     "count_surrogates",
@@ -18,8 +18,6 @@ __all__ = [
     "verdicts_of",
 ]
 
-# Corrected p below which something is taken to stand.
-ALPHA = 0.05
 # Verdict → what is said of a network.
 NETWORK_BADGES = {
     "stands": "beyond chance",

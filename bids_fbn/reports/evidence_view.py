@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bids_fbn.nulls.pvalues import network_p
+from bids_fbn.nulls.pvalues import ALPHA, network_p
 from bids_fbn.reports.evidence import (
-    ALPHA,
     NETWORK_BADGES,
     Evidence,
     count_surrogates,
