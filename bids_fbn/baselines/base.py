@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor
 from bids_fbn.config import ModelOptions
 from bids_fbn.errors import RunError
 from bids_fbn.models.base import Model
+from bids_fbn.models.compute import Compute
 from bids_fbn.signal.grid import Grid
 from bids_fbn.signal.signals import Signals
 
@@ -42,8 +45,8 @@ class BaselineRecipe:
 class Baseline(Model):
     """A classical method: see :class:`~bids_fbn.models.base.Model`.
 
-    Subclasses give `name`, `recipes` (``classical`` and ``sloppy``), :meth:`fit` and :meth:`maps`,
-    and keep what they have learned in ``learned``.
+    Subclasses give `name`, `recipes` (``classical`` and ``sloppy``), :meth:`_learn` and
+    :meth:`maps`, which finds what was learned in ``learned``.
     """
 
     recipe_class: ClassVar[type[BaselineRecipe]] = BaselineRecipe
@@ -95,14 +98,39 @@ class Baseline(Model):
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         self.learned = {name: values.numpy() for name, values in state.items()}
 
-    def _record(self, signals: Sequence[Signals], seed: int, **more: Any) -> None:
+    def fit(
+        self,
+        signals: Sequence[Signals],
+        compute: Compute,
+        seed: int = 0,
+        checkpoint: Path | None = None,
+        *,
+        validation: Sequence[Signals] = (),
+        patience: int | None = None,
+        accumulate: int = 1,
+    ) -> Self:
+        """Learn from all runs at once, on the CPU.
+
+        There are no epochs: ``checkpoint`` and what follows it change nothing.
+        """
+        self.learned = self._learn(signals, seed)
         self.training = {
             "Runs": [run.name for run in signals],
             "Volumes": int(sum(run.n_kept for run in signals)),
             "Seed": seed,
             "Device": "cpu",
-            **more,
         }
+        return self
+
+    @abstractmethod
+    def _learn(self, signals: Sequence[Signals], seed: int) -> dict[str, np.ndarray]:
+        """All that is to be kept.
+
+        Raises
+        ------
+        RunError
+            If no run has enough volumes.
+        """
 
     def _with_volumes(self, signals: Sequence[Signals], needed: int) -> list[Signals]:
         """The runs that have at least `needed` volumes.

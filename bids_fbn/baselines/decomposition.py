@@ -6,8 +6,6 @@ import math
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Self
 
 import nibabel as nib
 import numpy as np
@@ -75,35 +73,23 @@ def _turned(maps: np.ndarray) -> np.ndarray:
 class _Decomposition(Baseline):
     """Maps of a whole run, learned from it, or of every window, each by itself."""
 
-    def fit(
-        self,
-        signals: Sequence[Signals],
-        compute: Compute,
-        seed: int = 0,
-        checkpoint: Path | None = None,
-        *,
-        validation: Sequence[Signals] = (),
-        patience: int | None = None,
-        accumulate: int = 1,
-    ) -> Self:
-        """Learn the maps of the runs; with windows there is nothing to learn beforehand."""
-        runs = self._with_volumes(signals, max(self.recipe.components + 1, self.window or 0))
-        self.learned = {"seed": np.array([seed])}
-        if self.window is None:
-            covered = covered_by_all(runs)
-            maps = np.zeros((self.recipe.components, self.grid.n_voxels), dtype=np.float32)
-            learned = self._decompose(
-                [np.asarray(run.data)[:, covered] for run in runs], covered, seed
-            )
-            maps[: len(learned), covered] = learned
-            self.learned["maps"] = maps
-        elif self.window <= self.recipe.components:
-            raise RunError(
-                f"{self.name}: windows of {self.window} volumes are too short for "
-                f"{self.recipe.components} components; ask for fewer with --channels"
-            )
-        self._record(signals, seed)
-        return self
+    def _learn(self, signals: Sequence[Signals], seed: int) -> dict[str, np.ndarray]:
+        """The maps of the runs; with windows there is nothing to learn beforehand."""
+        n_components, window = self.recipe.components, self.recipe.window
+        runs = self._with_volumes(signals, max(n_components + 1, window or 0))
+        learned = {"seed": np.array([seed])}
+        if window is not None:
+            if window <= n_components:
+                raise RunError(
+                    f"{self.name}: windows of {window} volumes are too short for {n_components} "
+                    "components; ask for fewer with --channels"
+                )
+            return learned
+        covered = covered_by_all(runs)
+        found = self._decompose([np.asarray(run.data)[:, covered] for run in runs], covered, seed)
+        maps = np.zeros((n_components, self.grid.n_voxels), dtype=np.float32)
+        maps[: len(found), covered] = found
+        return {**learned, "maps": maps}
 
     @property
     def n_parameters(self) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -120,21 +119,10 @@ class DualRegression(Baseline):
     def n_parameters(self) -> int:
         return 0
 
-    def fit(
-        self,
-        signals: Sequence[Signals],
-        compute: Compute,
-        seed: int = 0,
-        checkpoint: Path | None = None,
-        *,
-        validation: Sequence[Signals] = (),
-        patience: int | None = None,
-        accumulate: int = 1,
-    ) -> Self:
-        """Nothing is learned: the templates are all it knows."""
+    def _learn(self, signals: Sequence[Signals], seed: int) -> dict[str, np.ndarray]:
+        """Nothing: the templates are all it knows."""
         self._with_volumes(signals, self.window or len(self.networks) + 1)
-        self._record(signals, seed)
-        return self
+        return self.learned
 
     def maps(
         self, signals: Signals, compute: Compute, stride: int = 1

@@ -5,8 +5,6 @@ from __future__ import annotations
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Self
 
 import numpy as np
 from torch import Tensor
@@ -44,25 +42,12 @@ class _VolumeStates(Baseline):
     def candidate_kind(self) -> str:
         return "state of the volume"
 
-    def fit(
-        self,
-        signals: Sequence[Signals],
-        compute: Compute,
-        seed: int = 0,
-        checkpoint: Path | None = None,
-        *,
-        validation: Sequence[Signals] = (),
-        patience: int | None = None,
-        accumulate: int = 1,
-    ) -> Self:
-        """Find the states of the volumes of all runs together."""
-        needed = max(self.recipe.components, _DIMENSIONS) + 1
-        runs = self._with_volumes(signals, needed)
+    def _learn(self, signals: Sequence[Signals], seed: int) -> dict[str, np.ndarray]:
+        """The states of the volumes of all runs together."""
+        runs = self._with_volumes(signals, max(self.recipe.components, _DIMENSIONS) + 1)
         covered = covered_by_all(runs)
-        self.learned = {"covered": covered.astype(np.uint8)}
-        self.learned |= self._learn([np.asarray(run.data)[:, covered] for run in runs], seed)
-        self._record(signals, seed)
-        return self
+        volumes = [np.asarray(run.data)[:, covered] for run in runs]
+        return {"covered": covered.astype(np.uint8), **self._find_states(volumes, seed)}
 
     def maps(
         self, signals: Signals, compute: Compute, stride: int = 1
@@ -82,7 +67,7 @@ class _VolumeStates(Baseline):
             yield np.array([step]), means[states[steps.start[step]]]
 
     @abstractmethod
-    def _learn(self, runs: Sequence[np.ndarray], seed: int) -> dict[str, np.ndarray]:
+    def _find_states(self, runs: Sequence[np.ndarray], seed: int) -> dict[str, np.ndarray]:
         """Runs (T, covered) → all that :meth:`_states` needs."""
 
     @abstractmethod
@@ -96,6 +81,12 @@ def _unit(volumes: np.ndarray) -> np.ndarray:
     return centred / np.linalg.norm(centred, axis=1, keepdims=True).clip(1e-12)
 
 
+def _axes(runs: Sequence[np.ndarray], n_dimensions: int) -> np.ndarray:
+    """Orthonormal axes (at most D, V) of most variance."""
+    maps = principal_maps(runs, n_dimensions)
+    return maps / np.linalg.norm(maps, axis=1, keepdims=True)
+
+
 class CoactivationPatterns(_VolumeStates):
     """Co-activation patterns: k-means of all volumes by their correlation.
 
@@ -106,13 +97,12 @@ class CoactivationPatterns(_VolumeStates):
     name = "cap"
     recipes = {"classical": BaselineRecipe(20), "sloppy": BaselineRecipe(10)}  # noqa: RUF012
 
-    def _learn(self, runs: Sequence[np.ndarray], seed: int) -> dict[str, np.ndarray]:
+    def _find_states(self, runs: Sequence[np.ndarray], seed: int) -> dict[str, np.ndarray]:
         from sklearn.cluster import KMeans
 
         volumes = _unit(np.concatenate(runs))
         # In as many dimensions as there are volumes distances are the same as between voxels.
-        basis = principal_maps([volumes], len(volumes))
-        basis /= np.linalg.norm(basis, axis=1, keepdims=True)
+        basis = _axes([volumes], len(volumes))
         clusters = KMeans(self.recipe.components, n_init=_STARTS, random_state=seed)
         clusters.fit(volumes @ basis.T)
         return {"centres": (clusters.cluster_centers_ @ basis).astype(np.float32)}
@@ -135,9 +125,8 @@ class HiddenMarkovModel(_VolumeStates):
     name = "hmm"
     recipes = {"classical": BaselineRecipe(8), "sloppy": BaselineRecipe(6)}  # noqa: RUF012
 
-    def _learn(self, runs: Sequence[np.ndarray], seed: int) -> dict[str, np.ndarray]:
-        basis = principal_maps(runs, _DIMENSIONS)
-        basis /= np.linalg.norm(basis, axis=1, keepdims=True) ** 2
+    def _find_states(self, runs: Sequence[np.ndarray], seed: int) -> dict[str, np.ndarray]:
+        basis = _axes(runs, _DIMENSIONS)
         scores = [run @ basis.T for run in runs]
         scale = np.concatenate(scores).std(axis=0)
         scores = [score / scale for score in scores]
