@@ -8,7 +8,8 @@ correlations do not change, any measure of change that does. With 20 surrogates 
 in 1 of 21 runs, 4.8 %; with 199 sets of maps in 9 of 200. The intervals are of Clopper and
 Pearson, 95 %.
 
-Models are small, so that hundreds of runs can be had; the nulls are the app's.
+Models are small, so that hundreds of runs can be had; the nulls are the app's. Rows are kept in
+--rows as they come, and taken up from there: a call that was killed goes on.
 """
 
 from __future__ import annotations
@@ -142,11 +143,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--most", type=float, default=math.inf, help="fail above this share")
-    parser.add_argument("--rows", type=Path, help="write a row for each run and method there")
+    parser.add_argument("--rows", type=Path, help="keep a row for each run and method there")
     options = parser.parse_args(arguments)
     # Each process has one processor; set before the libraries of its children are loaded.
     prepare_environment(1)
-    rows = []
+    rows: list[dict[str, object]] = []
+    if options.rows and options.rows.is_file():
+        rows = pd.read_csv(options.rows, sep="\t", na_values="n/a").to_dict("records")
+    done = {(row["model"], row["data"], row["run"]) for row in rows}
     with (
         tempfile.TemporaryDirectory() as name,
         ProcessPoolExecutor(options.processes, get_context("spawn")) as pool,
@@ -169,6 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 pool.submit(claims_of, model, folder, data, number, options)
                 for model in options.model
                 for number, folder in enumerate(folders)
+                if (model, data, number) not in done
             ]
         for job in as_completed(jobs):
             rows.append(job.result())

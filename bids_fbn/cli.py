@@ -15,7 +15,7 @@ from typing import Any
 
 from bids_fbn import __version__
 from bids_fbn.config import MODELS, NUISANCE_COMPONENTS, NUISANCE_PRESETS, Config
-from bids_fbn.errors import InputError
+from bids_fbn.errors import FBNError, InputError
 
 __all__ = [
     "Parser",
@@ -417,18 +417,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from bids_fbn.participant import run_participant_level
 
         return run_participant_level(asked)
-    except (InputError, KeyboardInterrupt) as error:
+    except (FBNError, KeyboardInterrupt) as error:
         return report_faults(error)
 
 
-def report_faults(error: InputError | KeyboardInterrupt) -> int:
+def report_faults(error: FBNError | KeyboardInterrupt) -> int:
     """Say why a command ends; returns its exit code."""
     if isinstance(error, KeyboardInterrupt):
         print("interrupted; call again to go on from here", file=sys.stderr)
         return 130
-    for fault in error.faults:
+    for fault in error.faults if isinstance(error, InputError) else (error,):
         print(f"error: {fault}", file=sys.stderr)
-    return 2
+    return 2 if isinstance(error, InputError) else 1
 
 
 def _make_demo(out: Path) -> int:

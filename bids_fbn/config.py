@@ -132,7 +132,9 @@ ModelName = Literal[
     "hmm",
 ]
 MODELS: tuple[str, ...] = get_args(ModelName)
-# Trained in epochs; able to look at windows; told of the templates.
+# Classical methods, fitted anew to all they are applied to; trained in epochs; able to look at
+# windows; told of the templates, so that each of their maps has its network.
+BASELINES = frozenset({"pca", "ica", "sdl", "dualregression", "cap", "hmm"})
 TRAINED = frozenset({"stca", "scaae", "stcnn"})
 WINDOWED = frozenset({"stca", "stcnn", "untrained-stca", "pca", "ica", "sdl", "dualregression"})
 TOLD = frozenset({"stcnn", "dualregression"})

@@ -385,11 +385,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             logger.setLevel(logging.INFO)
         out = asked.out.expanduser().resolve()
         failed = evaluate(out, config, cells, asked.participants)
-    except (InputError, KeyboardInterrupt) as error:
+    except (FBNError, KeyboardInterrupt) as error:
         return report_faults(error)
-    except FBNError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     print(f"{out / 'evaluation.tsv'}\n{out / 'summary.tsv'}\n{out / 'figures' / 'overview.svg'}")
     return 1 if failed else 0
 

@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import f as f_distribution
 
+from bids_fbn.cli import Parser, report_faults
 from bids_fbn.errors import FBNError, InputError
 
 if TYPE_CHECKING:
@@ -304,7 +305,7 @@ def _fingerprints(pairs: _Pairs) -> pd.DataFrame:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m bids_fbn.reliability",
         description="Reliability of metrics and maps over sessions or runs of an output dataset.",
         allow_abbrev=False,
@@ -369,16 +370,11 @@ def write_reliability(out: Path, model: str | None = None) -> list[Path]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    asked = _parser().parse_args(arguments)
     try:
+        asked = _parser().parse_args(arguments)
         written = write_reliability(asked.out, asked.model)
-    except InputError as error:
-        for fault in error.faults:
-            print(f"error: {fault}", file=sys.stderr)
-        return 2
-    except FBNError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    except (FBNError, KeyboardInterrupt) as error:
+        return report_faults(error)
     print("\n".join(map(str, written)))
     return 0
 

@@ -31,8 +31,10 @@ from bids_fbn.bids.outputs import NetworkResults, RunWriter, denoised_image
 from bids_fbn.bids.writing import copy_file
 from bids_fbn.config import Config
 from bids_fbn.errors import RunError
+from bids_fbn.evidence import Method
+from bids_fbn.evidence import weigh as weigh_networks
 from bids_fbn.models.card import grid_facts
-from bids_fbn.networks.dynamics import RunNetworks, find_networks, network_courses
+from bids_fbn.networks.dynamics import RunNetworks
 from bids_fbn.networks.maps import SupportRule, find_peaks
 from bids_fbn.networks.overlap import overlap_with_templates
 from bids_fbn.networks.states import assign_states, summarize_states
@@ -53,7 +55,6 @@ __all__ = [
     "compute_for",
     "fit",
     "load_model",
-    "support_rule",
     "weigh",
     "write_networks",
     "write_signal",
@@ -66,10 +67,8 @@ logger = logging.getLogger(__name__)
 FIXED_Z = 1.7
 # Power et al. (2012): volumes over it count as moved.
 _HIGH_MOTION_MM = 0.5
-# In the folder of a model's results: courses by the model itself, where it has a temporal part.
+# In the folder of a model's results.
 _COURSES = "courses.npy"
-# Courses are cheap to make surrogates of.
-_TASK_SURROGATES = 2000
 
 
 def clean(run: BoldRun, config: Config, grid: Grid, folder: Path, minimum_volumes: int) -> str:
@@ -205,21 +204,6 @@ def load_model(weights: Path, folder: Path, config: Config) -> Model:
     return models.load(weights, Grid.load(folder / "grid.npz"), config.models.candidates)
 
 
-def support_rule(config: Config, model: Model) -> SupportRule:
-    """Which voxels of a candidate count, by what was asked and what the model's recipe says.
-
-    The positive side alone counts of a model that knows its networks, hence which way up they are,
-    and by the published rule.
-    """
-    published = model.fixed_threshold
-    either_sign = published is None and not model.networks
-    if config.networks.support not in (None, "size-matched"):
-        return SupportRule(float(config.networks.support), either_sign=either_sign)
-    if config.networks.support is None and published is not None:
-        return SupportRule(published, standardize=False, either_sign=False)
-    return SupportRule(either_sign=either_sign)
-
-
 def analyse(
     model: Model, folder: Path, config: Config, compute: Compute, results: Path
 ) -> dict[str, Any]:
@@ -232,7 +216,7 @@ def analyse(
     """
     signals = Signals.load(folder)
     templates = load_templates(config.networks.templates, signals.grid)
-    rule = support_rule(config, model)
+    method = Method.of(model, config, templates, compute)
     steps = model.steps(signals, config.models.stride)
     dynamic = None
     if config.networks.save_dynamic_maps:
@@ -242,19 +226,8 @@ def analyse(
             dtype=np.float32,
             shape=(len(templates.networks), len(steps), signals.grid.n_voxels),
         )
-    networks = find_networks(
-        model.maps(signals, compute, config.models.stride),
-        steps,
-        templates,
-        signals.covered,
-        rule,
-        config.networks.state_threshold,
-        dynamic,
-    )
-    courses = model.courses(signals, compute)
-    if courses is not None:
-        table = pd.DataFrame(courses, columns=list(model.networks))
-        np.save(results / _COURSES, table.reindex(columns=templates.networks).to_numpy())
+    networks, _ = method.networks(model, signals, dynamic)
+    np.save(results / _COURSES, method.courses(networks, signals))
     np.savez(
         results / "networks.npz", **{f.name: getattr(networks, f.name) for f in fields(networks)}
     )
@@ -263,6 +236,7 @@ def analyse(
         "Preset": model.preset,
         "Candidates": model.candidate_kind,
         "CandidatesPerStep": model.n_candidates,
+        "CoursesByModel": model.has_courses,
         "Window": model.window,
         "Stride": config.models.stride,
         "Parameters": model.n_parameters,
@@ -278,7 +252,7 @@ def analyse(
         "TemplateSource": templates.source,
         "TemplateRule": templates.support_rule,
         "Networks": list(templates.networks),
-        "SupportRule": str(rule),
+        "SupportRule": str(method.rule),
         "StateThreshold": config.networks.state_threshold,
         "Grid": grid_facts(signals.grid),
     }
@@ -311,45 +285,18 @@ def weigh(
     store : Path, optional
         Where the measures of the surrogates are kept as they come.
     """
-    from bids_fbn import evidence, models
-
     signals = Signals.load(folder)
-    networks = _load_networks(results)
     templates = load_templates(config.networks.templates, signals.grid)
-    asked = config.nulls
-    method = evidence.Method(
-        model=model,
-        create=lambda: models.create(model.name, config.models, signals.grid, templates),
-        # Weights from elsewhere are part of the method; they are not learned from the run.
-        refit=not config.models.weights and (model.fits_anew or asked.refit_surrogates),
-        compute=compute,
-        templates=templates,
-        rule=support_rule(config, model),
-        state_threshold=config.networks.state_threshold,
-        stride=config.models.stride,
-        budget=asked.budget,
-        seed=config.compute.random_seed,
+    found = weigh_networks(
+        Method.of(model, config, templates, compute),
+        signals,
+        _load_networks(results),
+        np.load(results / _COURSES),
+        config.nulls,
+        events=None if events is None else _events(events),
+        store=store,
     )
-    rows = evidence.search_evidence(method, signals, asked.n_surrogates, asked.n_surrogate_maps)
-    half = evidence.half_evidence(method, signals)
-    if half is not None:
-        rows += half.rows(templates.networks)
-    task = None if events is None else _events(events)
-    if task is not None:
-        rows += evidence.task_evidence(
-            signals,
-            networks,
-            model.steps(signals, config.models.stride),
-            _courses(networks, signals, results),
-            templates.networks,
-            task,
-            _TASK_SURROGATES,
-            config.compute.random_seed,
-        )
-    rows += evidence.dynamic_evidence(
-        method, signals, networks, asked.n_surrogates, asked.surrogates, store
-    )
-    pd.DataFrame(rows, columns=list(evidence.COLUMNS)).to_csv(table, sep="\t", index=False)
+    found.to_csv(table, sep="\t", index=False)
 
 
 def _events(path: Path) -> pd.DataFrame | None:
@@ -361,13 +308,6 @@ def _events(path: Path) -> pd.DataFrame | None:
     except RunError as error:
         logger.warning("%s; nothing is held against the task", error)
         return None
-
-
-def _courses(networks: RunNetworks, signals: Signals, results: Path) -> np.ndarray:
-    """By the model itself, where it has a temporal part; else by least squares."""
-    if (results / _COURSES).is_file():
-        return np.asarray(np.load(results / _COURSES))
-    return network_courses(networks.maps, np.asarray(signals.data), signals.covered)
 
 
 def _load_networks(results: Path) -> RunNetworks:
@@ -410,10 +350,7 @@ def interpret(
     evidence: pd.DataFrame,
     courses_by_model: bool = False,
 ) -> NetworkResults:
-    """States, courses and places of the networks of a run.
-
-    `courses` (T_kept, P) may be those by the model itself, where it has a temporal part.
-    """
+    """States and places of the networks of a run, with their courses (T_kept, P)."""
     states = assign_states(networks.iou, state_threshold)
     return NetworkResults(
         model=model_name,
@@ -507,9 +444,9 @@ def write_networks(
         parcels,
         steps,
         config.networks.state_threshold,
-        _courses(networks, signals, results),
+        np.load(results / _COURSES),
         pd.read_csv(evidence, sep="\t"),
-        (results / _COURSES).is_file(),
+        facts["CoursesByModel"],
     )
     writer.write_networks(
         interpreted,

@@ -25,7 +25,7 @@ from bids_fbn.cli import (
     report_faults,
     with_hyphens,
 )
-from bids_fbn.config import MODELS, TOLD, Config
+from bids_fbn.config import BASELINES, MODELS, TOLD, TRAINED, Config
 from bids_fbn.environment import prepare_environment
 from bids_fbn.errors import FBNError, InputError
 from bids_fbn.resources import Processes, available_processors, launched_processes
@@ -137,6 +137,18 @@ def _options(arguments: Sequence[str]) -> tuple[Config, argparse.Namespace]:
     faults = config.models.idle()
     if asked.weights.suffix != ".safetensors":
         faults.append(f"{asked.weights}: the name of weights ends in .safetensors")
+    if asked.model not in (*TRAINED, *BASELINES) or asked.model == "dualregression":
+        faults.append(f"--model {asked.model}: learns nothing; give it to run.py")
+    elif asked.model in BASELINES:
+        faults += [
+            f"{option}: has no effect on {asked.model}, which is not trained in epochs"
+            for option, given in (
+                ("--validation", asked.validation),
+                ("--patience", asked.patience is not None),
+                ("--accumulate", asked.accumulate != 1),
+            )
+            if given
+        ]
     if not 0 <= asked.validation < 1:
         faults.append(f"--validation {asked.validation:g}: a share, from 0 to below 1")
     if asked.patience is not None and not asked.validation:
@@ -207,11 +219,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Of the layout of single numbers, in which several processes sum their gradients.
         warnings.filterwarnings("ignore", message="Grad strides do not match")
         _train(config, asked, processes)
-    except (InputError, KeyboardInterrupt) as error:
+    except (FBNError, KeyboardInterrupt) as error:
         return report_faults(error)
-    except FBNError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     return 0
 
 

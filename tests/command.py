@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-__all__ = ["SMALL", "TRAINED", "app", "environment", "result_files"]
+import pytest
+
+__all__ = ["SMALL", "TRAINED", "app", "assert_valid_bids", "environment", "result_files"]
 
 ROOT = Path(__file__).resolve().parent.parent
 # Small models, templates that need no download, no network looked for.
@@ -54,3 +58,17 @@ def result_files(out: Path) -> dict[str, bytes]:
         and path.suffix not in (".html", ".lock")
         and "figures" not in path.relative_to(out).parts
     }
+
+
+def assert_valid_bids(folder: Path) -> None:
+    """By the BIDS validator; skips where it is not installed."""
+    folders = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    validator = shutil.which("bids-validator-deno", path=folders)
+    if validator is None:
+        pytest.skip("bids-validator-deno is not installed")
+    done = subprocess.run(
+        [validator, "--format", "json", str(folder)], capture_output=True, text=True, check=False
+    )
+    issues = json.loads(done.stdout)["issues"]["issues"]
+    errors = [issue for issue in issues if issue["severity"] == "error"]
+    assert [(issue["code"], issue.get("location")) for issue in errors] == []

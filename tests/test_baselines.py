@@ -11,9 +11,10 @@ import pytest
 from small_models import CPU, all_maps, assert_same, one_line, run_of
 
 from bids_fbn import models
+from bids_fbn.baselines.base import Baseline
 from bids_fbn.baselines.decomposition import learn_dictionary, principal_maps
 from bids_fbn.baselines.regression import dual_regression
-from bids_fbn.config import ModelOptions
+from bids_fbn.config import BASELINES, MODELS, TOLD, TRAINED, WINDOWED, ModelOptions
 from bids_fbn.errors import InputError, RunError
 from bids_fbn.networks.templates import TemplateSet
 from bids_fbn.signal.grid import Grid
@@ -250,3 +251,13 @@ def test_untrained_networks_have_the_weights_they_start_with(name: str, ball_gri
         for step, maps in all_maps(other, run).items()
     )
     assert first.training["Volumes"] == 0
+
+
+def test_what_the_configuration_says_of_models_is_what_they_are(ball_grid: Grid) -> None:
+    for name in MODELS:
+        model = make(name, ball_grid, window=12, channels=4)
+        assert (name in BASELINES) == isinstance(model, Baseline) == model.fits_anew, name
+        assert (name in WINDOWED) == (model.window == 12), name
+        assert (name in TOLD) == bool(model.networks), name
+        epochs = "epochs" in vars(model.recipe) and not name.startswith("untrained")
+        assert (name in TRAINED) == epochs, name

@@ -80,28 +80,21 @@ def test_networks_that_are_there_stand_out(
     run = run_of(ball_grid, 60)
     method = method_of(name, run, templates, channels=4, window=None)
     found = table(search_evidence(method, run, 29, 99))
-    assert list(found["network"]) == [*NAMES, *NAMES]
-    assert list(found["null"]) == ["fields", "fields", "noise", "noise"]
+    # What starts from the templates finds them in random maps too: there is nothing to search.
+    nulls = ["noise"] if method.model.networks else ["fields", "noise"]
+    assert list(found["network"]) == len(nulls) * [*NAMES]
+    assert list(found["null"]) == [null for null in nulls for _ in NAMES]
     assert (found["p_corrected"] < alpha).all()
     assert (found["observed"] > found["null_high"]).all()
     assert list(network_p(found).index) == list(NAMES)
 
 
-def test_of_noise_nothing_stands_out_but_dual_regression_looks_like_its_templates(
-    ball_grid: Grid, templates: TemplateSet
-) -> None:
+@pytest.mark.parametrize("name", ["ica", "dualregression"])
+def test_of_noise_nothing_stands_out(name: str, ball_grid: Grid, templates: TemplateSet) -> None:
     run = noise(ball_grid)
-    found = {}
-    for name in ("ica", "dualregression"):
-        method = method_of(name, run, templates, channels=4, window=None)
-        found[name] = table(search_evidence(method, run, 19, 99))
-        assert (network_p(found[name]) > 0.05).all(), name
-    # It starts from the templates: what it finds in noise is no sign of a network, and random
-    # maps alone would not tell.
-    by_null = found["dualregression"].groupby("null")
-    chance = by_null["null_mean"].mean()
-    assert chance["noise"] > 1.5 * chance["fields"]
-    assert by_null["p_corrected"].min()["fields"] < 0.05
+    method = method_of(name, run, templates, channels=4, window=None)
+    found = table(search_evidence(method, run, 19, 99))
+    assert (network_p(found) > 0.05).all()
 
 
 def test_untrained_networks_are_held_against_noise_that_they_have_seen_too(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from command import ROOT, SMALL, TRAINED, app, environment, result_files
+from command import ROOT, SMALL, TRAINED, app, assert_valid_bids, environment, result_files
 from read_back import check_output
 
 from bids_fbn.bids.discovery import discover
@@ -35,14 +35,6 @@ OPTIONS = (
     "--motion=basic",
     *SMALL,
 )
-
-
-def _validator() -> str:
-    beside = Path(sys.executable).with_name("bids-validator-deno")
-    found = str(beside) if beside.exists() else shutil.which("bids-validator-deno")
-    if not found:
-        pytest.skip("bids-validator-deno is not installed")
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -87,14 +79,7 @@ def test_output_reads_back(output: Path) -> None:
 
 
 def test_output_is_valid_bids(output: Path) -> None:
-    done = subprocess.run(
-        [_validator(), str(output), "--format", "json"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    issues = json.loads(done.stdout)["issues"]["issues"]
-    assert [issue for issue in issues if issue["severity"] == "error"] == []
+    assert_valid_bids(output)
 
 
 def test_config_of_a_call_can_be_given_back(output: Path) -> None:

@@ -706,6 +706,7 @@ def test_methods_speak_only_of_the_nulls_that_were_used(study: Study) -> None:
     assert "start from the random seed 7" in text
     for absent in ("haemodynamic", "static", "Prichard1994"):
         assert absent not in text
+    assert "have their networks from the start" not in text
     with_task = methods_text(config, [run.models[0].facts], {"network": 9, "task": 2000})
     assert "2,000 series with random phases" in with_task
 

@@ -14,6 +14,7 @@ from bids_fbn.nulls.series import (
     SurrogateKind,
     fit_var,
     leading_components,
+    left_by_cleaning,
     phase_randomised,
     surrogate_runs,
 )
@@ -197,3 +198,28 @@ def test_noise_has_smoothness_and_spectrum_but_no_network(ball_grid: Grid) -> No
     own = estimate_smoothness(np.asarray(run.data), ball_grid, run.covered)
     drawn = estimate_smoothness(np.asarray(surrogates[0].data), ball_grid, run.covered)
     assert np.allclose(own.fwhm, drawn.fwhm, rtol=0.15)
+
+
+def test_noise_is_cleaned_as_the_run_was(ball_grid: Grid) -> None:
+    rng = np.random.default_rng(6)
+    raw = coloured(smooth_fields(rng, 100, ball_grid, 16.0))
+    nuisances, _ = np.linalg.qr(np.column_stack([np.ones(100), rng.standard_normal((100, 30))]))
+    run = run_of(raw - nuisances @ (nuisances.T @ raw), ball_grid, 7)
+    assert left_by_cleaning(np.asarray(run.data)[:, run.covered]).shape == (100, 69)
+
+    def spectrum(signals: Signals) -> np.ndarray:
+        return np.abs(np.fft.rfft(np.asarray(signals.data)[:, signals.covered], axis=0)) ** 2
+
+    surrogates = list(surrogate_runs(run, "noise", 10, 0))
+    for surrogate in surrogates:
+        removed = nuisances.T @ np.asarray(surrogate.data)
+        # Each voxel was scaled afterwards, which leaves 0 at 0.
+        assert np.abs(removed).max() < 1e-3
+    mean = np.mean([spectrum(s).mean(axis=1) for s in surrogates], axis=0)[1:]
+    assert np.allclose(mean.sum(), spectrum(run).mean(axis=1)[1:].sum(), rtol=0.02)
+    assert np.corrcoef(np.log(mean), np.log(spectrum(run).mean(axis=1)[1:]))[0, 1] > 0.9
+
+
+def test_all_courses_are_left_where_voxels_are_too_few_to_tell() -> None:
+    data = np.random.default_rng(0).standard_normal((50, 20))
+    assert np.array_equal(left_by_cleaning(data), np.eye(50))

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from command import assert_valid_bids
 from nilearn.interfaces.fmriprep import load_confounds_strategy
 
 from bids_fbn.errors import InputError
@@ -63,22 +61,6 @@ def truth(folder: Path) -> tuple[np.ndarray, pd.DataFrame, pd.DataFrame]:
 
 def digests(folder: Path, pattern: str) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.rglob(pattern) if path.is_file()}
-
-
-def assert_valid_bids(folder: Path) -> None:
-    validator = shutil.which("bids-validator-deno") or shutil.which(
-        "bids-validator-deno", path=str(Path(sys.executable).parent)
-    )
-    if validator is None:
-        pytest.skip("bids-validator-deno is not installed")
-    done = subprocess.run(
-        [validator, "--format", "json", str(folder)], capture_output=True, text=True, check=False
-    )
-    issues = json.loads(done.stdout)["issues"]["issues"]
-    errors = [
-        (issue["code"], issue.get("location")) for issue in issues if issue["severity"] == "error"
-    ]
-    assert errors == []
 
 
 def test_the_tree_is_valid_bids(dataset: Path) -> None:

@@ -9,10 +9,10 @@ import pytest
 
 from bids_fbn.baselines.regression import DualRegression
 from bids_fbn.config import Config
+from bids_fbn.evidence import support_rule
 from bids_fbn.models.stca import STCA
 from bids_fbn.networks.maps import SupportRule
 from bids_fbn.signal.grid import Grid
-from bids_fbn.stages import support_rule
 
 
 def config_of(support: float | str | None) -> Config:

@@ -427,6 +427,9 @@ def test_a_shared_training_that_is_killed_goes_on(participants: Path, tmp_path: 
         (["--patience=3"], "--patience: needs --validation"),
         (["--channels=3"], "choose an even number"),
         (["--device=cuda:77"], "--device cuda"),
+        (["--model=untrained-stca"], "--model untrained-stca: learns nothing"),
+        (["--model=dualregression"], "--model dualregression: learns nothing"),
+        (["--model=ica", "--validation=0.2"], "--validation: has no effect on ica"),
     ],
 )
 def test_what_cannot_be_trained_is_said_in_one_line(

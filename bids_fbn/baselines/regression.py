@@ -61,6 +61,7 @@ class DualRegression(Baseline):
     """Dual regression on a template set, of every window; see :func:`dual_regression`."""
 
     name = "dualregression"
+    has_courses = True
     recipes = {  # noqa: RUF012
         "classical": BaselineRecipe(0, window=40),
         "sloppy": BaselineRecipe(0, window=20),

@@ -65,7 +65,8 @@ METRICS: Columns = {
     },
     "p": {
         "Description": "p of iou_search: the higher of those by two nulls, random maps as smooth "
-        "as the candidates, and the method on runs of noise; the evidence table has both"
+        "as the candidates, and the method on runs of noise; the evidence table has both. Of a "
+        "model that knows its networks, which does not search, that by runs of noise"
     },
     "p_corrected": {"Description": "The same, corrected over the templates by the maximum"},
     "iou_other_half": {
@@ -148,9 +149,10 @@ EVIDENCE: Columns = {
     "null": {
         "Description": "Of what the surrogates are",
         "Levels": {
-            "fields": "sets of random maps as smooth and as correlated as the candidates",
-            "noise": "runs of noise as smooth as the run and with its mean spectrum, to which the "
-            "method was applied in the same way",
+            "fields": "sets of random maps as smooth and as correlated as the candidates; not for "
+            "models that know their networks",
+            "noise": "runs of noise as smooth as the run, with its mean spectrum and cleaned like "
+            "it, to which the method was applied in the same way",
             "phase": "random phases, the same for all voxels or networks: static correlation",
             "var": "a stationary Gaussian autoregressive model of the run",
         },

@@ -18,7 +18,7 @@ from bids_fbn.bids.boldrun import BoldRun
 from bids_fbn.bids.columns import EVIDENCE, METRICS, ONSET, OUTLIERS, STATE_METRICS
 from bids_fbn.bids.naming import output_path, resolution_label
 from bids_fbn.bids.writing import Columns, write_image, write_json, write_table, write_text
-from bids_fbn.networks.dynamics import RunNetworks
+from bids_fbn.networks.dynamics import RunNetworks, mean_over_steps
 from bids_fbn.networks.maps import Peak, label_voxels
 from bids_fbn.networks.states import NO_STATE, StateSummary
 from bids_fbn.networks.templates import TemplateSet
@@ -425,8 +425,8 @@ class RunWriter:
                 "iou_other_half": results.of_networks("iou_other_half"),
                 "iou_best_of_all": networks.best_of_all,
                 "n_candidates": networks.n_candidates,
-                "iou_previous_mean": _mean_known(networks.iou_previous),
-                "iou_window_apart_mean": _mean_known(networks.iou_window_apart),
+                "iou_previous_mean": mean_over_steps(networks.iou_previous),
+                "iou_window_apart_mean": mean_over_steps(networks.iou_window_apart),
             }
         )
         table = pd.concat([table, results.final_overlap.reset_index(drop=True)], axis=1)
@@ -487,13 +487,6 @@ class RunWriter:
                     **self._timing(steps),
                 ),
             )
-
-
-def _mean_known(values: np.ndarray) -> np.ndarray:
-    known = np.isfinite(values)
-    total = np.where(known, values, 0).sum(axis=0)
-    count = known.sum(axis=0)
-    return np.divide(total, count, out=np.full(values.shape[1], np.nan), where=count > 0)
 
 
 def denoised_image(

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from bids_fbn import evidence, models
+from bids_fbn import models
 from bids_fbn.config import Config
+from bids_fbn.evidence import Method, weigh
 from bids_fbn.models.base import Model
 from bids_fbn.models.compute import Compute
-from bids_fbn.networks.dynamics import RunNetworks, network_courses
+from bids_fbn.networks.dynamics import RunNetworks
 from bids_fbn.networks.states import assign_states
 from bids_fbn.networks.templates import TemplateSet
 from bids_fbn.signal.signals import Signals
 from bids_fbn.signal.windows import Steps
-from bids_fbn.stages import support_rule
 
 __all__ = ["Assessment", "assess", "fitted"]
 
@@ -51,7 +51,7 @@ class Assessment:
 
 def fitted(
     name: str, signals: Signals, templates: TemplateSet, config: Config, compute: Compute
-) -> evidence.Method:
+) -> Method:
     """A method fitted to a run, with all that it takes to hold it against nulls.
 
     Parameters
@@ -70,23 +70,9 @@ def fitted(
         If the run is too short for the model.
     """
 
-    def create() -> Model:
-        return models.create(name, config.models, signals.grid, templates)
-
-    seed = config.compute.random_seed
-    model = create().fit([signals], compute, seed)
-    return evidence.Method(
-        model=model,
-        create=create,
-        refit=model.fits_anew or config.nulls.refit_surrogates,
-        compute=compute,
-        templates=templates,
-        rule=support_rule(config, model),
-        state_threshold=config.networks.state_threshold,
-        stride=config.models.stride,
-        budget=config.nulls.budget,
-        seed=seed,
-    )
+    model = models.create(name, config.models, signals.grid, templates)
+    model.fit([signals], compute, config.compute.random_seed)
+    return Method.of(model, config, templates, compute)
 
 
 def assess(
@@ -113,30 +99,18 @@ def assess(
     RunError
         If the run is too short for the model.
     """
-
-    nulls = config.nulls
     start = time.perf_counter()
     method = fitted(name, signals, templates, config, compute)
-    model = method.model
-    networks, steps = method.networks(model, signals)
+    networks, steps = method.networks(method.model, signals)
     seconds = time.perf_counter() - start
-    courses = model.courses(signals, compute)
-    if courses is None or len(model.networks) < len(templates.networks):
-        courses = network_courses(networks.maps, np.asarray(signals.data), signals.covered)
-    rows = evidence.search_evidence(method, signals, nulls.n_surrogates, nulls.n_surrogate_maps)
-    halves_by = replace(method, refit=True) if refit_halves else method
-    half = evidence.half_evidence(halves_by, signals)
-    if half is not None:
-        rows += half.rows(templates.networks)
-    rows += evidence.dynamic_evidence(
-        method, signals, networks, nulls.n_surrogates, nulls.surrogates
-    )
+    courses = method.courses(networks, signals)
+    found = weigh(method, signals, networks, courses, config.nulls, refit_halves=refit_halves)
     return Assessment(
-        model,
+        method.model,
         networks,
         steps,
         courses,
         assign_states(networks.iou, config.networks.state_threshold),
-        pd.DataFrame(rows, columns=list(evidence.COLUMNS)),
+        found,
         seconds,
     )

@@ -51,6 +51,9 @@ class Model(ABC):
     fits_anew: ClassVar[bool] = False
     """Whether fitting is cheap enough to be repeated for every surrogate."""
 
+    has_courses: ClassVar[bool] = False
+    """Whether :meth:`courses` gives any."""
+
     recipe: Any
 
     def __init__(self, recipe: Any, preset: str, grid: Grid, candidates: str = "fbn") -> None:
@@ -187,7 +190,7 @@ class Model(ABC):
     def courses(self, signals: Signals, compute: Compute) -> np.ndarray | None:
         """Course of each of ``networks`` by the model's own temporal part, (T, K).
 
-        None for a model without one.
+        None for a model without one, see ``has_courses``.
         """
         return None
 

@@ -84,6 +84,7 @@ class STCNN(NeuralModel):
     """
 
     name = "stcnn"
+    has_courses = True
     recipe: STCNNRecipe
     recipe_class = STCNNRecipe
     recipes: ClassVar[dict[str, Recipe]] = {

@@ -23,7 +23,7 @@ from bids_fbn.signal.windows import Steps
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["RunNetworks", "find_networks", "network_courses"]
+__all__ = ["RunNetworks", "find_networks", "mean_over_steps", "network_courses"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -267,3 +267,11 @@ def network_courses(maps: np.ndarray, data: np.ndarray, covered: np.ndarray) -> 
         maps[:, covered].T.astype(np.float64), np.asarray(data[:, covered]).T, rcond=1e-6
     )
     return courses.T
+
+
+def mean_over_steps(values: np.ndarray) -> np.ndarray:
+    """Mean of each column over the steps that have a value, (S, P) → (P,); NaN without any."""
+    known = np.isfinite(values)
+    total = np.where(known, values, 0).sum(axis=0)
+    count = known.sum(axis=0)
+    return np.divide(total, count, out=np.full(values.shape[1], np.nan), where=count > 0)

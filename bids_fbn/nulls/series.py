@@ -6,7 +6,8 @@ kind       keeps                                               has nothing of
 ``phase``  every spectrum, every cross-covariance at any lag   anything beyond second order
 ``var``    covariance at lag 0 and 1 of the leading            the same; longer lags are those of
            components, in expectation; spectra of the rest     the model
-``noise``  smoothness in space, mean spectrum in time          networks
+``noise``  smoothness in space, mean spectrum in time, what    networks
+           cleaning has taken out
 =========  ==================================================  ==================================
 
 In ``phase`` and ``var`` the correlation between any two places is static: whatever changes in time
@@ -29,7 +30,14 @@ from scipy.linalg import circulant
 
 from bids_fbn.signal.signals import Signals
 
-__all__ = ["StaticVAR", "SurrogateKind", "fit_var", "phase_randomised", "surrogate_runs"]
+__all__ = [
+    "StaticVAR",
+    "SurrogateKind",
+    "fit_var",
+    "left_by_cleaning",
+    "phase_randomised",
+    "surrogate_runs",
+]
 
 SurrogateKind = Literal["phase", "var", "noise"]
 
@@ -38,6 +46,10 @@ _VARIANCE_IN_COMPONENTS = 0.95
 # A model of k components has k² coefficients from k T values: at least this many values for each.
 _VALUES_PER_COEFFICIENT = 5
 _VOXELS_AT_A_TIME = 4096
+# Share of the mean variance of a course below which it is rounding.
+_NOTHING = 1e-6
+# Of a frequency that cleaning has taken out but for this share, noise gets less than the run had.
+_LEAST_SHARE = 0.05
 
 _Draw = Callable[[np.random.Generator], np.ndarray]
 
@@ -57,7 +69,8 @@ def surrogate_runs(
     kind : {"phase", "var", "noise"}
         Multivariate phase randomisation (Prichard & Theiler 1994, Phys Rev Lett 73:951); a static
         vector autoregressive model with Gaussian innovations (Liégeois et al. 2017, NeuroImage
-        163:437); smooth Gaussian noise that has the mean power spectrum of the voxels.
+        163:437); smooth Gaussian noise that has the mean power spectrum of the voxels and is
+        cleaned as the run was: see :func:`left_by_cleaning`.
     n : int
     seed : int
 
@@ -240,17 +253,45 @@ def _noise(signals: Signals) -> _Draw:
     data = _in_memory(signals)
     smoothness = estimate_smoothness(data, signals.grid, covered)
     shape = data.shape
-    amplitude = np.sqrt(_mean_power(data, covered))
-    # A filter without delay: white noise × this matrix has the mean power spectrum.
-    colour = circulant(irfft(amplitude, n=len(data))).astype(np.float32)
+    power = _mean_power(data, covered)
+    left = left_by_cleaning(data[:, covered])
+    waves = rfft(left, axis=0, norm="ortho")
+    share = np.square(np.abs(waves)).sum(axis=1)  # of each frequency that is left
+    amplitude = np.sqrt(power / share.clip(min=_LEAST_SHARE))
+    # A filter without delay; what it gives, once cleaned, has the mean power spectrum.
+    colour = circulant(irfft(amplitude, n=len(data)))
+    cleaned = (left @ (left.T @ colour)).astype(np.float32)
     del data
 
     def draw(rng: np.random.Generator) -> np.ndarray:
         noise = np.zeros(shape, dtype=np.float32)
-        noise[:, covered] = colour @ draw_fields(smoothness, shape[0], rng)
+        noise[:, covered] = cleaned @ draw_fields(smoothness, shape[0], rng)
         return noise
 
     return draw
+
+
+def left_by_cleaning(data: np.ndarray) -> np.ndarray:
+    """Courses that the regression of nuisances has left in a run.
+
+    What was regressed out of all voxels is in none. It matters: of 120 volumes cleaned of 33
+    nuisances, noise has 87 degrees of freedom, and the fewer there are, the less a map that
+    dual regression makes of noise looks like the template that it started from.
+
+    Parameters
+    ----------
+    data : ndarray (T, V)
+
+    Returns
+    -------
+    ndarray (T, k)
+        Orthonormal columns. All T of them where voxels are too few to tell.
+    """
+    n_times, n_voxels = data.shape
+    if n_voxels <= n_times:
+        return np.eye(n_times)
+    values, vectors = np.linalg.eigh((data @ data.T).astype(np.float64))
+    return vectors[:, values > _NOTHING * values.mean()]
 
 
 def _mean_power(data: np.ndarray, covered: np.ndarray) -> np.ndarray:

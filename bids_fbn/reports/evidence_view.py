@@ -46,7 +46,7 @@ _SERIES = {
 }
 _NULLS: Mapping[str, str] = {
     "fields": "{} sets of random maps as smooth as the candidates",
-    "noise": "{} runs of smooth noise, analysed in the same way",
+    "noise": "{} runs of smooth noise, cleaned and analysed in the same way",
     "phase": "{} surrogates of the run with random phases",
     "var": "{} surrogates of the run by an autoregressive model",
 }

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bids_fbn.config import Config
+from bids_fbn.config import BASELINES, TOLD, Config
 from bids_fbn.networks.budget import GAP
 
 __all__ = ["weighing"]
 
-# Learned from each surrogate; the others only where that is asked for.
-_FITTED_ANEW = frozenset({"pca", "ica", "sdl", "dualregression", "cap", "hmm"})
 _STATIC: Mapping[str, str] = {
     "phase": (
         "surrogates of the run whose phases were randomised, the same for all voxels "
@@ -41,7 +39,7 @@ def weighing(
         return "No test against surrogate data is part of these results."
     models = list(dict.fromkeys(str(facts["Method"]) for facts in done)) or config.models.model
     over_time = not done or any(facts.get("Window") is not None for facts in done)
-    parts = [_search(config), _halves()]
+    parts = [_search(config, models), _halves()]
     if over_time:
         parts.append(_dynamics(config, list(models)))
     if surrogates is None:
@@ -62,10 +60,26 @@ def _names(models: Sequence[str]) -> str:
     return " and ".join([", ".join(models[:-1]), models[-1]] if len(models) > 1 else models)
 
 
-def _search(config: Config) -> str:
+def _search(config: Config, models: Sequence[str]) -> str:
     nulls = config.nulls
+    searching = [name for name in models if name not in TOLD]
+    told = [name for name in models if name in TOLD]
+    sentences = []
+    if searching:
+        sentences += [
+            "A method that offers more maps finds better matches by that alone. Each was "
+            f"therefore given a budget of {nulls.budget} maps, spent on those that explain most "
+            "of the run's variance (forward selection by orthogonal least squares [@Chen1989]), "
+            "a ranking that knows no template; among these, each template was assigned one map "
+            "at most, by IoU."
+        ]
+    if told:
+        sentences += [
+            f"The maps of {_names(told)} have their networks from the start: there is no search, "
+            "and the mean map of each network over time was held against its template."
+        ]
     kinds = []
-    if nulls.n_surrogate_maps:
+    if searching and nulls.n_surrogate_maps:
         kinds.append(
             f"in {nulls.n_surrogate_maps:,} sets of Gaussian random fields with the spatial "
             "autocorrelation of the candidate maps, estimated in the mask, and their correlations "
@@ -74,23 +88,20 @@ def _search(config: Config) -> str:
     if nulls.n_surrogates:
         kinds.append(
             f"in {nulls.n_surrogates:,} runs of Gaussian noise with the smoothness in space and "
-            "the mean power spectrum of the run, to which the method was applied in the same way"
+            "the mean power spectrum of the run, cleaned of as many nuisances, to which the "
+            "method was applied in the same way"
         )
-    null = (
-        f"The same search was repeated {'; and '.join(kinds)}. p is one-sided, corrected over the "
-        "networks"
-        + ("; of the two the higher was taken." if len(kinds) == 2 else ".")
-        + ("" if len(kinds) == 2 else " The other null was not computed, so no network stands.")
-        if kinds
-        else "No surrogates were made: nothing says what chance gives."
-    )
-    return (
-        "A method that offers more maps finds better matches by that alone. Each was therefore "
-        f"given a budget of {nulls.budget} maps, spent on those that explain most of the run's "
-        "variance (forward selection by orthogonal least squares [@Chen1989]), a ranking that "
-        "knows no template; among these, each template was assigned one map at most, by IoU. "
-        + null
-    )
+    if not kinds:
+        return " ".join([*sentences, "No surrogates were made: nothing says what chance gives."])
+    repeated = f"The same was repeated {'; and '.join(kinds)}."
+    if searching and told and nulls.n_surrogate_maps:
+        repeated += f" For {_names(told)}, random fields have no meaning."
+    p = "p is one-sided, corrected over the networks"
+    if len(kinds) == 2:
+        p += "; of the two the higher was taken."
+    else:
+        p += "." if not searching else ". The other null was not computed, so no network stands."
+    return " ".join([*sentences, repeated, p])
 
 
 def _halves() -> str:
@@ -107,7 +118,7 @@ def _dynamics(config: Config, models: Sequence[str]) -> str:
     nulls = config.nulls
     if not nulls.n_surrogates:
         return "No surrogates were made over time: nothing speaks for change over time."
-    applied = [n for n in models if n not in _FITTED_ANEW and not nulls.refit_surrogates]
+    applied = [n for n in models if n not in BASELINES and not nulls.refit_surrogates]
     if config.models.weights:
         how = "to which each method was applied as it was trained beforehand"
     elif not applied:

@@ -1,0 +1,96 @@
+"""What speaks for the networks that a model has found in a run, and what does not.
+
+========================  ====================================================================
+:func:`search_evidence`   the overlap with the templates, beside what the same search finds
+                          where there is nothing
+:func:`half_evidence`     what was chosen in one half of the run, scored in the other
+:func:`dynamic_evidence`  measures of change over time, beside those of a run without dynamics
+:func:`task_evidence`     courses beside the task
+========================  ====================================================================
+
+Each gives rows of one table, :data:`COLUMNS`; :func:`weigh` all of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from bids_fbn.evidence.change import dynamic_evidence, dynamic_measures
+from bids_fbn.evidence.halves import HalfEvidence, half_evidence
+from bids_fbn.evidence.method import Method, support_rule
+from bids_fbn.evidence.search import search_evidence
+from bids_fbn.evidence.table import ALL, COLUMNS
+from bids_fbn.evidence.task import task_evidence
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from bids_fbn.config import NullOptions
+    from bids_fbn.networks.dynamics import RunNetworks
+    from bids_fbn.signal.signals import Signals
+
+__all__ = [
+    "ALL",
+    "COLUMNS",
+    "HalfEvidence",
+    "Method",
+    "dynamic_evidence",
+    "dynamic_measures",
+    "half_evidence",
+    "search_evidence",
+    "support_rule",
+    "task_evidence",
+    "weigh",
+]
+
+
+def weigh(
+    method: Method,
+    signals: Signals,
+    networks: RunNetworks,
+    courses: np.ndarray,
+    asked: NullOptions,
+    *,
+    events: pd.DataFrame | None = None,
+    store: Path | None = None,
+    refit_halves: bool = False,
+) -> pd.DataFrame:
+    """All that can be said of the networks of a run.
+
+    Parameters
+    ----------
+    method : Method
+    signals : Signals
+    networks : RunNetworks
+    courses : ndarray (T_kept, P)
+    asked : NullOptions
+        How many surrogates, and of which kind.
+    events : DataFrame, optional
+        From :func:`~bids_fbn.nulls.task.read_events`.
+    store : Path, optional
+        See :func:`dynamic_evidence`.
+    refit_halves : bool
+        Train on each half by itself even if that takes long, so that nothing of the other half is
+        in its maps.
+
+    Returns
+    -------
+    DataFrame
+        With the columns :data:`COLUMNS`.
+    """
+    names = method.templates.networks
+    rows = search_evidence(method, signals, asked.n_surrogates, asked.n_surrogate_maps)
+    half = half_evidence(replace(method, refit=method.refit or refit_halves), signals)
+    if half is not None:
+        rows += half.rows(names)
+    if events is not None:
+        steps = method.model.steps(signals, method.stride)
+        rows += task_evidence(signals, networks, steps, courses, names, events, method.seed)
+    rows += dynamic_evidence(
+        method, signals, networks, asked.n_surrogates, asked.surrogates, store
+    )
+    return pd.DataFrame(rows, columns=list(COLUMNS))

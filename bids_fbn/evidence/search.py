@@ -1,0 +1,87 @@
+"""The overlap with the templates, beside what the same search finds where there is nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from bids_fbn.evidence.method import Method
+from bids_fbn.evidence.table import null_values, row
+from bids_fbn.networks.overlap import Matcher
+from bids_fbn.nulls.pvalues import corrected_p, p_of
+from bids_fbn.nulls.series import surrogate_runs
+from bids_fbn.nulls.spatial import search_statistic, spatial_null
+from bids_fbn.signal.signals import Signals
+
+__all__ = ["search_evidence"]
+
+
+def search_evidence(
+    method: Method, signals: Signals, n_surrogates: int, n_surrogate_maps: int
+) -> list[dict[str, Any]]:
+    """Overlap of each template with the map assigned to it among the budget of maps.
+
+    Two nulls, and a network stands by what both of them allow:
+
+    ``fields``
+        random maps as smooth as the candidates (:func:`~bids_fbn.nulls.spatial.spatial_null`).
+        They are as likely in one place as in another; candidates may not be: a network that pads
+        with zeros sees the edge of the brain in anything. Not for models that know their
+        networks: those see what they know in anything, and nothing is searched.
+    ``noise``
+        runs of noise as smooth as the run and cleaned like it, to which the method is applied in
+        the same way. Whatever it does to noise is in there; but maps of a real run are smoother
+        than those.
+
+    Parameters
+    ----------
+    method : Method
+    signals : Signals
+    n_surrogates : int
+        Runs of noise.
+    n_surrogate_maps : int
+        Sets of random maps.
+    """
+    import torch
+
+    maps = method.budget_maps(method.model, signals)
+    supports = method.templates.supports[:, signals.covered]
+    matcher = Matcher(supports, method.rule, np.ones(supports.shape[1], dtype=bool))
+    statistic = search_statistic(matcher.match(maps).iou)
+    nulls = {}
+    if not method.model.networks:
+        candidates = np.zeros((len(maps), signals.grid.n_voxels), dtype=np.float32)
+        candidates[:, signals.covered] = maps
+        nulls["fields"] = spatial_null(
+            candidates,
+            method.templates,
+            signals.grid,
+            signals.covered,
+            method.rule,
+            n_surrogate_maps,
+            method.seed,
+            torch.get_num_threads(),
+        ).null
+    nulls["noise"] = np.array(
+        [
+            search_statistic(matcher.match(method.budget_maps(method.on(run), run)).iou)
+            for run in surrogate_runs(signals, "noise", n_surrogates, method.seed)
+        ]
+    ).reshape(n_surrogates, len(statistic))
+    rows = []
+    for kind, null in nulls.items():
+        p, corrected = p_of(statistic, null), corrected_p(statistic, null)
+        rows += [
+            row(
+                "network",
+                "iou_search",
+                name,
+                observed=statistic[k],
+                p=p[k],
+                p_corrected=corrected[k],
+                **null_values(null[:, k], kind),
+            )
+            for k, name in enumerate(method.templates.networks)
+        ]
+    return rows
