@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from bids_fbn.bids.discovery import discover
@@ -22,7 +23,10 @@ def cleaned(
     grid: Grid | None = None,
     participants: tuple[str, ...] = (),
 ) -> list[Signals]:
-    """Signals of every run of a dataset, each in a folder of its name below `work`."""
+    """Signals of every run of a dataset, each in a folder of its name below `work`.
+
+    Events of a task lie beside them, as ``events.tsv``.
+    """
     config = Config.from_options(
         {
             "bids_dir": bids_dir,
@@ -39,5 +43,7 @@ def cleaned(
         folder = work / run.prefix
         folder.mkdir()
         clean(run, config, grid, folder, minimum_volumes=2)
+        if run.events is not None:
+            shutil.copyfile(run.events, folder / "events.tsv")
         signals.append(Signals.load(folder, grid))
     return signals

@@ -1,9 +1,9 @@
 """All methods on the same runs: what they find, how much of it is search, how much is chance.
 
-    python benchmarks/methods.py --simulated 0.5 1 2 [--participants N] [--model NAME …]
-    python benchmarks/methods.py --dataset DIR --nuisance none|motion [--resolution 10] [--model …]
+    python benchmarks/methods.py DATASET [--nuisance none] [--resolution 10] [--model NAME …]
 
-A row for each method, means over runs:
+Simulated runs, whose truth is known, are compared by ``python -m bids_fbn.evaluate``. A row for
+each method, means over runs:
 
 best of all   IoU with the template of the best of all candidates, as published; mean over
               templates
@@ -14,7 +14,11 @@ beyond chance networks of a run whose IoU among its 20 maps has a corrected p < 
 held out      variance of one half that the 20 maps of the other explain
 dynamics      share of the runs in which a measure of change differs from static surrogates,
               corrected p < 0.05; and which does most often
+changes/min   of state, and its mean over static surrogates
 seconds       to fit the model and find the networks, without nulls
+
+Then in how many runs each network is beyond chance; and where there are events, the networks whose
+course follows them, p corrected over networks and conditions.
 
 Rows are kept in --rows as they come, and taken up from there: a call that was killed goes on.
 """
@@ -22,9 +26,10 @@ Rows are kept in --rows as they come, and taken up from there: a call that was k
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
@@ -40,19 +45,11 @@ from bids_fbn.evaluation.assess import Assessment, assess
 from bids_fbn.models.compute import choose_compute
 from bids_fbn.networks.templates import load_templates
 from bids_fbn.nulls.pvalues import ALPHA, network_p
+from bids_fbn.nulls.task import read_events
 from bids_fbn.signal.signals import Signals
-from bids_fbn.simulate import simulate_dataset
 
-# Methods of the whole run that can look at windows too stand in two rows.
-BOTH_WAYS = ("pca", "ica")
-
-
-def variants(names: Sequence[str]) -> Iterator[tuple[str, str, dict[str, object]]]:
-    """Label of a row, model, and its options."""
-    for name in names:
-        yield name, name, {}
-        if name in BOTH_WAYS:
-            yield f"{name}, windows of 40", name, {"window": 40}
+TEMPLATES = "smith2009"
+TASK = ["network", "condition", "observed", "p_corrected"]
 
 
 def facts_of(found: Assessment) -> dict[str, object]:
@@ -75,6 +72,10 @@ def facts_of(found: Assessment) -> dict[str, object]:
         "templates": len(p),
         "held_out": observed("held_out_variance"),
         "switching_rate": observed("switching_rate"),
+        "switching_static": float(
+            whole.loc[whole["measure"] == "switching_rate", "null_mean"].mean()
+        ),
+        "task": rows[rows["measure"] == "r_course"][TASK].round(4).to_json(orient="records"),
         "dynamics_tested": bool(whole["p_corrected"].notna().any()),
         "dynamics": ", ".join(differs),
         "seconds": found.seconds,
@@ -84,35 +85,54 @@ def facts_of(found: Assessment) -> dict[str, object]:
 def table(rows: pd.DataFrame) -> str:
     """Markdown, means over runs."""
     lines = [
-        "| method | runs | best of all | equal budget | beyond chance | held out | dynamics | s |",
-        "|---|---|---|---|---|---|---|---|",
+        "| method | runs | best of all | equal budget | beyond chance | held out | dynamics "
+        "| changes/min | s |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for label, of_method in rows.groupby("method", sort=False):
         tested = of_method[of_method["dynamics_tested"]]
-        cell = "–"
+        cell = changes = "–"
         if len(tested):
             measures = tested["dynamics"].fillna("").str.split(", ").explode()
             most = measures[measures != ""].mode()
             some = (tested["dynamics"].fillna("") != "").mean()
             cell = f"{100 * some:.0f} %" + (f" ({most.iloc[0]})" if len(most) else "")
+            rates = tested[["switching_rate", "switching_static"]].mean()
+            changes = f"{rates.iloc[0]:.1f}, static {rates.iloc[1]:.1f}"
         lines.append(
             f"| {label} | {len(of_method)} | {of_method['best_of_all'].mean():.3f} "
             f"| {of_method['equal_budget'].mean():.3f} "
             f"| {of_method['beyond'].mean():.1f} of {of_method['templates'].max():.0f} "
-            f"| {of_method['held_out'].mean():.3f} | {cell} "
+            f"| {of_method['held_out'].mean():.3f} | {cell} | {changes} "
             f"| {of_method['seconds'].mean():.1f} |"
         )
     return "\n".join(lines)
 
 
-def row_of(
-    label: str,
-    name: str,
-    more: dict[str, object],
-    folder: Path,
-    templates_name: str,
-    options: argparse.Namespace,
-) -> dict[str, object]:
+def table_of_networks(rows: pd.DataFrame) -> str:
+    """Markdown: in how many runs each network is beyond chance."""
+    p = pd.DataFrame([json.loads(values) for values in rows["p_corrected"]])
+    names = list(p)
+    found = (p < ALPHA).groupby(rows["method"].to_numpy(), sort=False).sum()
+    lines = [f"| method | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    lines += [f"| {name} | {' | '.join(map(str, count))} |" for name, count in found.iterrows()]
+    return "\n".join(lines)
+
+
+def lines_of_task(rows: pd.DataFrame) -> str:
+    """What follows the task, a line for each method and run; empty without events."""
+    lines = []
+    for method, run, task in rows[["method", "run", "task"]].itertuples(index=False):
+        coupled = pd.DataFrame(json.loads(task), columns=TASK)
+        if not len(coupled):
+            continue
+        follows = coupled[coupled["p_corrected"] < ALPHA].sort_values("p_corrected")
+        words = [f"{n} {c} r {r:.2f}, p {p:.4f}" for n, c, r, p in follows.itertuples(index=False)]
+        lines.append(f"- {method}, {run}: {'; '.join(words) or 'none'}")
+    return "\n".join(lines)
+
+
+def row_of(name: str, folder: Path, options: argparse.Namespace) -> dict[str, object]:
     """One method on one run."""
     logging.getLogger("bids_fbn").setLevel(logging.WARNING)
     signals = Signals.load(folder)
@@ -121,34 +141,34 @@ def row_of(
             "bids_dir": Path(),
             "output_dir": Path(),
             "model": (name,),
-            "templates": templates_name,
+            "templates": TEMPLATES,
             "stride": options.stride,
             "n_surrogates": options.surrogates,
             "n_surrogate_maps": options.maps,
             **({"sloppy": True} if options.sloppy else {}),
-            **more,
+            **({"window": options.window} if options.window else {}),
         }
     )
-    templates = load_templates(templates_name, signals.grid)
+    templates = load_templates(TEMPLATES, signals.grid)
     compute = choose_compute(options.device, options.precision, options.threads)
-    found = assess(name, signals, templates, config, compute)
-    return {"method": label, "run": signals.name, **facts_of(found)}
+    task = folder / "events.tsv"
+    events = read_events(task) if task.is_file() else None
+    found = assess(name, signals, templates, config, compute, events=events)
+    return {"method": name, "run": signals.name, **facts_of(found)}
 
 
-def run_all(
-    folders: Sequence[Path], templates_name: str, options: argparse.Namespace, kept: Path
-) -> pd.DataFrame:
-    """A row for each method and run; `kept` has those that are there already."""
+def run_all(folders: Sequence[Path], options: argparse.Namespace) -> pd.DataFrame:
+    """A row for each method and run."""
     rows: list[dict[str, object]] = []
-    if kept.is_file():
-        rows = pd.read_csv(kept, sep="\t").to_dict("records")
+    if options.rows and options.rows.is_file():
+        rows = pd.read_csv(options.rows, sep="\t").to_dict("records")
     done = {(row["method"], row["run"]) for row in rows}
     with ProcessPoolExecutor(options.processes, get_context("spawn")) as pool:
         jobs = {
-            pool.submit(row_of, label, name, more, folder, templates_name, options): label
-            for label, name, more in variants(options.model)
+            pool.submit(row_of, name, folder, options): name
+            for name in options.model
             for folder in folders
-            if (label, folder.name) not in done
+            if (name, folder.name) not in done
         }
         for job in as_completed(jobs):
             try:
@@ -156,24 +176,23 @@ def run_all(
             except RunError as error:
                 print(f"{jobs[job]}: {error}", flush=True)
                 continue
-            pd.DataFrame(rows).to_csv(kept, sep="\t", index=False)
+            if options.rows:
+                pd.DataFrame(rows).to_csv(options.rows, sep="\t", index=False)
             print(f"{rows[-1]['method']}, {rows[-1]['run']}", flush=True)
     results = pd.DataFrame(rows)
-    order = [label for label, *_ in variants(options.model)]
-    results = results[results["method"].isin(order)]
-    return results.sort_values("method", key=lambda labels: labels.map(order.index), kind="stable")
+    results = results[results["method"].isin(options.model)]
+    order = results["method"].map(options.model.index)
+    return results.assign(order=order).sort_values("order", kind="stable")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--simulated", nargs="+", type=float, default=[], metavar="NOISE")
-    parser.add_argument("--participants", type=int, default=4, help="simulated ones")
-    parser.add_argument("--volumes", type=int, default=300, help="of a simulated run")
-    parser.add_argument("--dataset", type=Path)
-    parser.add_argument("--label", nargs="+", default=[], help="participants of the dataset (all)")
+    parser.add_argument("dataset", type=Path)
+    parser.add_argument("--label", nargs="+", default=[], help="participants (all)")
     parser.add_argument("--nuisance", default="none")
     parser.add_argument("--resolution", type=float, default=10.0)
     parser.add_argument("--model", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--window", type=int, help="of models that can look at windows")
     parser.add_argument("--stride", type=int, default=5)
     parser.add_argument("--surrogates", type=int, default=39)
     parser.add_argument("--maps", type=int, default=999)
@@ -182,45 +201,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1, help="of each process")
-    parser.add_argument("--rows", type=Path, help="folder that keeps the rows of each table")
+    parser.add_argument("--rows", type=Path, help="keep a row for each run and method there")
     options = parser.parse_args(arguments)
     # Set before the libraries of the processes are loaded.
     prepare_environment(options.threads)
     logging.getLogger("bids_fbn").setLevel(logging.WARNING)
     with tempfile.TemporaryDirectory() as name:
-        rows_folder = options.rows or Path(name)
-        rows_folder.mkdir(parents=True, exist_ok=True)
-        for noise in options.simulated:
-            work = Path(name) / f"noise-{noise:g}"
-            work.mkdir()
-            dataset = simulate_dataset(
-                work / "data",
-                n_participants=options.participants,
-                n_volumes=options.volumes,
-                resolution=options.resolution,
-                noise=noise,
-            )
-            runs = cleaned(dataset, "motion", options.resolution, work)
-            found = run_all(
-                [work / run.name for run in runs],
-                "seitzman2018",
-                options,
-                rows_folder / f"simulated-{noise:g}.tsv",
-            )
-            print(f"\nsimulated, noise {noise:g}\n\n{table(found)}\n", flush=True)
-        if options.dataset:
-            work = Path(name) / "dataset"
-            work.mkdir()
-            runs = cleaned(
-                options.dataset,
-                options.nuisance,
-                options.resolution,
-                work,
-                participants=tuple(options.label),
-            )
-            kept = rows_folder / f"{options.dataset.resolve().name}.tsv"
-            found = run_all([work / run.name for run in runs], "smith2009", options, kept)
-            print(f"\n{options.dataset.resolve().name}\n\n{table(found)}\n", flush=True)
+        work = Path(name)
+        runs = cleaned(
+            options.dataset,
+            options.nuisance,
+            options.resolution,
+            work,
+            participants=tuple(options.label),
+        )
+        found = run_all([work / run.name for run in runs], options)
+    print(f"\n{table(found)}\n\n{table_of_networks(found)}\n\n{lines_of_task(found)}")
     return 0
 
 

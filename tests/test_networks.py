@@ -319,7 +319,10 @@ def naive(
             mean = np.average(own[present[:, p], p], axis=0, weights=weight)
             share = np.average(supports[present[:, p], p], axis=0, weights=weight)
         else:
-            mean = best_maps[np.nanargmax(iou[:, p]), p]
+            if (np.nan_to_num(own_iou[:, p]) > 0).any():
+                mean = own[np.nanargmax(own_iou[:, p]), p]
+            else:
+                mean = best_maps[np.nanargmax(iou[:, p]), p]
             share = support_of(mean, rule, int(sizes[p]))
         fbn[p, covered] = (mean - mean.mean()) / mean.std()
         membership[p, covered] = share
@@ -367,6 +370,21 @@ def batches(
         steps = all_steps[first : first + size]
         maps = np.stack([candidates[step] for step in steps])
         yield np.array(steps), torch.from_numpy(maps) if tensors else maps
+
+
+def test_networks_that_were_never_present_do_not_share_a_map() -> None:
+    templates = template_set(2 * np.repeat(np.eye(3), 40, axis=1).astype(np.float32))
+    covered = np.ones(120, dtype=bool)
+    rng = np.random.default_rng(0)
+    # The first candidate is the best for the first two.
+    maps = np.vstack([0.5 * templates.maps[:2].sum(axis=0), np.zeros((2, 120))])
+    maps = (maps + 0.6 * rng.standard_normal((3, 120))).astype(np.float32)
+    steps = lay_windows(np.arange(30), 30, 2.0, 30)
+    candidates = [(np.flatnonzero(steps.valid)[:1], maps[None])]
+    found = find_networks(candidates, steps, templates, covered, SupportRule(), 0.99)
+    assert found.weak.all()
+    r = np.corrcoef(found.maps)
+    assert np.abs(r[np.triu_indices(3, 1)]).max() < 0.9
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -449,16 +467,16 @@ def test_no_batch_is_kept(tensors: bool) -> None:
     assert len(alive) == 10
 
 
-def test_a_network_that_was_never_there_is_weak_and_takes_the_best_step() -> None:
+def test_a_network_that_was_never_there_is_weak_and_takes_the_candidate_of_a_step() -> None:
     candidates, steps, templates, covered = stream(1, 3, 1, [], 0)
     found = find_networks(batches(candidates), steps, templates, covered, SupportRule(), 0.9)
     assert found.weak.all()
     for p in range(4):
-        best = int(np.argmax(found.iou[:, p]))
-        r = [np.corrcoef(found.maps[p, covered], m[covered])[0, 1] for m in candidates[best]]
+        every = np.concatenate(list(candidates.values()))[:, covered]
+        r = [np.corrcoef(found.maps[p, covered], one)[0, 1] for one in every]
         assert np.abs(r).max() == pytest.approx(1, abs=1e-5)
         assert set(np.unique(found.membership[p])) == {0, 1}
-        assert found.best_of_all[p] == found.iou[best, p]
+        assert found.best_of_all[p] == np.nanmax(found.iou[:, p])
 
 
 def test_constant_candidates_make_no_network_and_no_nan() -> None:

@@ -83,6 +83,7 @@ def assess(
     compute: Compute,
     *,
     refit_halves: bool = True,
+    events: pd.DataFrame | None = None,
 ) -> Assessment:
     """Apply a method to a run, as the app does.
 
@@ -93,6 +94,8 @@ def assess(
     refit_halves : bool
         Train on each half by itself, so that nothing of the other is in its maps. The app does so
         with models that are fitted quickly only.
+    events : DataFrame, optional
+        From :func:`~bids_fbn.nulls.task.read_events`.
 
     Raises
     ------
@@ -104,7 +107,15 @@ def assess(
     networks, steps = method.networks(method.model, signals)
     seconds = time.perf_counter() - start
     courses = method.courses(networks, signals)
-    found = weigh(method, signals, networks, courses, config.nulls, refit_halves=refit_halves)
+    found = weigh(
+        method,
+        signals,
+        networks,
+        courses,
+        config.nulls,
+        events=events,
+        refit_halves=refit_halves,
+    )
     return Assessment(
         method.model,
         networks,

@@ -39,7 +39,8 @@ class RunNetworks:
         belonged to the network.
     present : ndarray (P,) of int
         Steps in which the network's own candidate reached the state threshold; where that is 0
-        the map is the candidate of the best step, and weak.
+        the map is weak: its own candidate of the step in which that overlaps most. A network that
+        never had one, since there are fewer candidates than networks, shares the best with others.
     iou, dice, r : ndarray (S, P)
         Overlap of the best candidate of each step (by IoU) with the template; NaN without a
         window.
@@ -151,6 +152,7 @@ class _Accumulator:
         self._map_sum, self._support_sum = per_voxel(np.float64), per_voxel(np.float64)
         self._present = np.zeros(n_networks, dtype=int)
         self._best_iou = np.full(n_networks, -1.0)
+        self._own_iou = np.zeros(n_networks)
         self._best_map, self._best_support = per_voxel(np.float32), per_voxel(np.bool_)
         self._n_candidates = 0
         # Supports of the last steps, for the overlap with the step before and a window before.
@@ -191,9 +193,9 @@ class _Accumulator:
         self._dice[step] = found.dice[best, self._networks]
         z = values if self._rule.standardize else zscore_maps(values)
         self._r[step] = as_numpy((z * self._template_z).mean(-1))
-        for p in self._networks[self._iou[step] > self._best_iou]:
-            self._best_iou[p] = self._iou[step, p]
-            self._best_map[p], self._best_support[p] = values[p], supports[p]
+        better = self._iou[step] > self._best_iou
+        self._best_iou[better] = self._iou[step, better]
+        self._keep(better & (self._own_iou <= 0), values, supports)
 
     def _add_own(self, step: int, maps: Any, found: Match) -> Any:
         chosen = assign_one_to_one(found.iou)
@@ -208,8 +210,16 @@ class _Accumulator:
         for p in np.flatnonzero(present):
             self._map_sum[p] += float(weight[p]) * own[p]
             self._support_sum[p] += float(weight[p]) * supports[p]
+        better = weight > self._own_iou
+        self._own_iou[better] = weight[better]
+        self._keep(better, own, supports)
         self._compare_with_before(step, supports, has_map)
         return own
+
+    def _keep(self, which: np.ndarray, maps: Any, supports: Any) -> None:
+        """As the maps of networks that will not have been present in any step."""
+        for p in np.flatnonzero(which):
+            self._best_map[p], self._best_support[p] = maps[p], supports[p]
 
     def _compare_with_before(self, step: int, supports: Any, has_map: np.ndarray) -> None:
         for earlier, earlier_supports, earlier_has_map in self._recent:

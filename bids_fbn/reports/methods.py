@@ -187,7 +187,8 @@ def _comparison(config: Config, done: Sequence[Mapping[str, Any]]) -> str:
         "template at most (one-to-one assignment); the map is the mean of the network's own "
         "candidates, weighted by IoU, over the steps where that reached "
         f"{_threshold(config, done):g}, as z over the mask. A network whose own candidate never "
-        "reached it is called weak, and its map is the best single candidate. Courses of networks "
+        "reached it is called weak, and its map is the candidate assigned to it in the step in "
+        "which that overlaps most. Courses of networks "
         "are the least-squares fit of the cleaned signal by all FBN maps at once, where the model "
         "gives none of its own.",
         f"Places of peaks are named after {_cite_source(_places(str(places)))}." if places else "",
