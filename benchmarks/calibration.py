@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import shutil
 import tempfile
 import time
 from collections.abc import Sequence
@@ -102,6 +103,27 @@ def claims_of(
     return {**row, "seconds": time.perf_counter() - start}
 
 
+def cleaned_runs(data: str, options: argparse.Namespace, work: Path) -> list[Path]:
+    """Folders of the simulated and cleaned runs; those that are there are not made again."""
+    folder = work / f"{data}-{options.runs}"
+    if not folder.is_dir():
+        with tempfile.TemporaryDirectory() as made:
+            dataset = simulate_dataset(
+                Path(made) / data,
+                n_participants=options.runs,
+                n_volumes=options.volumes,
+                resolution=options.resolution,
+                networks=data != "noise",
+                dynamics="static",
+            )
+            part = folder.with_name(f"{folder.name}.part")
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir(parents=True)
+            cleaned(dataset, options.nuisance, options.resolution, part)
+            part.rename(folder)
+    return sorted(folder.iterdir())
+
+
 def table(rows: pd.DataFrame) -> str:
     """Markdown: share of the runs with a false claim."""
     lines = [
@@ -143,6 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--most", type=float, default=math.inf, help="fail above this share")
+    parser.add_argument("--work", type=Path, help="keep the cleaned runs there")
     parser.add_argument("--rows", type=Path, help="keep a row for each run and method there")
     options = parser.parse_args(arguments)
     # Each process has one processor; set before the libraries of its children are loaded.
@@ -157,18 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ):
         jobs = []
         for data in options.data:
-            dataset = simulate_dataset(
-                Path(name) / data,
-                n_participants=options.runs,
-                n_volumes=options.volumes,
-                resolution=options.resolution,
-                networks=data != "noise",
-                dynamics="static",
-            )
-            work = Path(name) / f"{data}-work"
-            work.mkdir()
-            runs = cleaned(dataset, options.nuisance, options.resolution, work)
-            folders = [work / run.name for run in runs]
+            folders = cleaned_runs(data, options, options.work or Path(name))
             jobs += [
                 pool.submit(claims_of, model, folder, data, number, options)
                 for model in options.model
