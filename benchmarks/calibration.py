@@ -188,7 +188,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 if (model, data, number) not in done
             ]
         for job in as_completed(jobs):
-            rows.append(job.result())
+            try:
+                rows.append(job.result())
+            except Exception:
+                pool.shutdown(cancel_futures=True)
+                raise
             if options.rows:
                 pd.DataFrame(rows).to_csv(options.rows, sep="\t", index=False, na_rep="n/a")
     results = pd.DataFrame(rows)

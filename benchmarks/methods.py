@@ -176,6 +176,9 @@ def run_all(folders: Sequence[Path], options: argparse.Namespace) -> pd.DataFram
             except RunError as error:
                 print(f"{jobs[job]}: {error}", flush=True)
                 continue
+            except Exception:
+                pool.shutdown(cancel_futures=True)
+                raise
             if options.rows:
                 pd.DataFrame(rows).to_csv(options.rows, sep="\t", index=False)
             print(f"{rows[-1]['method']}, {rows[-1]['run']}", flush=True)

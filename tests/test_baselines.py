@@ -217,7 +217,7 @@ def test_voxels_that_the_run_does_not_cover_are_0(name: str, ball_grid: Grid) ->
     model = make(name, ball_grid, **options).fit([run], CPU)
     for maps in all_maps(model, run).values():
         assert not maps[:, ~covered].any()
-        assert np.isfinite(maps).all()
+        assert all(np.isfinite(values).all() for values in maps.values())
 
 
 @pytest.mark.parametrize("name", [*WHOLE, *STATES])
@@ -261,3 +261,17 @@ def test_what_the_configuration_says_of_models_is_what_they_are(ball_grid: Grid)
         assert (name in TOLD) == bool(model.networks), name
         epochs = "epochs" in vars(model.recipe) and not name.startswith("untrained")
         assert (name in TRAINED) == epochs, name
+
+
+def test_a_hidden_markov_model_bears_a_state_without_a_way_out(ball_grid: Grid) -> None:
+    run = run_of(ball_grid, 40)
+    data = np.array(run.data)
+    # Only the last volume is like this: its state is never left, and far from all others.
+    data[-1] = 60 * blobs(ball_grid)[0]
+    model = make("hmm", ball_grid, channels=3).fit([replace(run, data=data)], CPU)
+    transitions = model.state()["transitions"].numpy()
+    assert np.allclose(transitions.sum(axis=1), 1)
+    last = model.state()["transitions"].numpy().diagonal() == 1
+    assert last.sum() == 1
+    maps = all_maps(model, replace(run, data=data))
+    assert all(np.isfinite(values).all() for values in maps.values())

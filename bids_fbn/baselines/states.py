@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
@@ -134,23 +135,29 @@ class HiddenMarkovModel(_VolumeStates):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of states that no volume is in
             markov.fit(np.concatenate(scores), [len(score) for score in scores])
+        # A state that no volume was seen to leave: that of the last volume alone, or of none.
+        never_left = markov.transmat_.sum(axis=1) == 0
+        transitions = np.where(never_left[:, None], np.eye(len(never_left)), markov.transmat_)
         return {
             "basis": (basis / scale[:, None]).astype(np.float32),
             "means": markov.means_,
             "variances": np.stack([np.diag(of_state) for of_state in markov.covars_]),
-            "transitions": markov.transmat_,
+            "transitions": transitions,
             "start": markov.startprob_,
         }
 
     def _markov(self, seed: int | None = None):  # type: ignore[no-untyped-def]
         from hmmlearn.hmm import GaussianHMM
 
+        # Of states that no volume leaves, and steps of rounding: of no concern to a user.
+        logging.getLogger("hmmlearn").setLevel(logging.ERROR)
         return GaussianHMM(
             self.recipe.components,
             covariance_type="diag",
             n_iter=_ITERATIONS,
             random_state=seed,
-            implementation="scaling",
+            # By the logarithm: the other way gives NaN once a volume is far from every state.
+            implementation="log",
         )
 
     def _states(self, data: np.ndarray) -> np.ndarray:
