@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ __all__ = ["output_layout"]
 _ENTITIES = resources.files("bids_fbn.data") / "pybids_entities.json"
 
 
-def output_layout(root: Path) -> Any:
+def output_layout(root: Path, suffixes: Sequence[str] = ()) -> Any:
     """A pybids layout of an output dataset.
 
     ``stat`` and ``template`` are entities beside pybids' own (``atlas``, ``desc``, ``label``,
@@ -23,12 +25,27 @@ def output_layout(root: Path) -> Any:
     ----------
     root : Path
         The output dataset.
+    suffixes : sequence of str
+        Only files with these in the folders of participants are listed: a thousand of them are
+        then a matter of seconds.
 
     Returns
     -------
     bids.BIDSLayout
     """
-    from bids import BIDSLayout
+    from bids.layout import BIDSLayout, BIDSLayoutIndexer
 
+    # pybids matches the path beneath the root, with a slash in front.
+    wanted = (
+        r"/sub-[^/]+(?:/ses-[^/]+)?"
+        rf"(?:/func(?:/[^/]+_(?:{'|'.join(map(re.escape, suffixes))})\.[^/]+)?)?"
+    )
+    indexer = BIDSLayoutIndexer(
+        validate=False,
+        ignore=[re.compile(rf"^(?!{wanted}$)")] if suffixes else None,
+        index_metadata=not suffixes,
+    )
     with resources.as_file(_ENTITIES) as ours:
-        return BIDSLayout(root, validate=False, config=["bids", "derivatives", str(ours)])
+        return BIDSLayout(
+            root, validate=False, config=["bids", "derivatives", str(ours)], indexer=indexer
+        )

@@ -24,7 +24,14 @@ from bids_fbn.bids.writing import sidecar_path
 from bids_fbn.errors import RunError
 from bids_fbn.signal.grid import Grid
 
-__all__ = ["ModelResults", "RunResults", "Table", "read_participant"]
+__all__ = [
+    "ModelResults",
+    "RunResults",
+    "Table",
+    "read_model",
+    "read_participant",
+    "read_table",
+]
 
 _DECOMPOSITION = re.compile(r"(?P<prefix>.+)_desc-(?P<model>[0-9a-zA-Z]+)_decomposition\.json")
 _QUALITY = re.compile(r"(?P<prefix>.+)_desc-fbn_qc\.tsv")
@@ -109,7 +116,7 @@ class ModelResults:
 
     def table(self, kind: str) -> Table:
         """A TSV of this model, by its name in the table of outputs."""
-        return _read_table(self.path(kind))
+        return read_table(self.path(kind))
 
     def matrix(self, kind: str) -> np.ndarray:
         """A ``relmat``, (P, P)."""
@@ -222,9 +229,9 @@ def read_participant(out: Path, subject: str) -> list[RunResults]:
     """
     folder = out / f"sub-{subject}"
     qualities = {m["prefix"]: path for path, m in _matching(folder, _QUALITY)}
-    decompositions: dict[str, list[tuple[str, Path]]] = {prefix: [] for prefix in qualities}
+    decompositions: dict[str, list[Path]] = {prefix: [] for prefix in qualities}
     for path, match in _matching(folder, _DECOMPOSITION):
-        decompositions.setdefault(match["prefix"], []).append((match["model"], path))
+        decompositions.setdefault(match["prefix"], []).append(path)
     runs = []
     for prefix in sorted(decompositions, key=_by_number):
         quality = qualities.get(prefix)
@@ -232,11 +239,9 @@ def read_participant(out: Path, subject: str) -> list[RunResults]:
             RunResults(
                 prefix=prefix,
                 entities=_entities(prefix),
-                quality=_read_table(quality) if quality else None,
+                quality=read_table(quality) if quality else None,
                 outliers=_outliers(quality),
-                models=tuple(
-                    _read_model(out, prefix, label, path) for label, path in decompositions[prefix]
-                ),
+                models=tuple(read_model(out, path) for path in decompositions[prefix]),
             )
         )
     return runs
@@ -268,10 +273,20 @@ def _outliers(quality: Path | None) -> Table | None:
     if quality is None:
         return None
     path = quality.with_name(quality.name.replace("_qc.tsv", "_outliers.tsv"))
-    return _read_table(path) if path.is_file() else None
+    return read_table(path) if path.is_file() else None
 
 
-def _read_model(out: Path, prefix: str, label: str, path: Path) -> ModelResults:
+def read_model(out: Path, path: Path) -> ModelResults:
+    """What a model has found in a run, by its ``decomposition.json``.
+
+    Raises
+    ------
+    RunError
+        If the file cannot be read.
+    """
+    match = _DECOMPOSITION.fullmatch(path.name)
+    if match is None:
+        raise RunError(f"{path}: is not named like the results of a model")
     facts = _read_json(path)
     try:
         space = str(facts["Grid"]["Space"])
@@ -279,13 +294,13 @@ def _read_model(out: Path, prefix: str, label: str, path: Path) -> ModelResults:
         raise RunError(f"{path}: does not say its grid; compute this run again") from None
     # For the names of the other files; the input itself is of no concern here.
     run = BoldRun(
-        entities=_entities(prefix),
+        entities=_entities(match["prefix"]),
         bold=Path(),
         repetition_time=float("nan"),
         space=space,
         n_volumes=0,
     )
-    return ModelResults(out, run, label, facts)
+    return ModelResults(out, run, match["model"], facts)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -296,7 +311,14 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _read_table(path: Path) -> Table:
+def read_table(path: Path) -> Table:
+    """A TSV and its sidecar.
+
+    Raises
+    ------
+    RunError
+        If one of them cannot be read.
+    """
     try:
         # Names of networks and places are text even where they read "NA" or "None".
         data = pd.read_csv(path, sep="\t", na_values=["n/a"], keep_default_na=False)
