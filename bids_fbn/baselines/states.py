@@ -131,10 +131,15 @@ class HiddenMarkovModel(_VolumeStates):
         scores = [run @ basis.T for run in runs]
         scale = np.concatenate(scores).std(axis=0)
         scores = [score / scale for score in scores]
-        markov = self._markov(seed)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of states that no volume is in
-            markov.fit(np.concatenate(scores), [len(score) for score in scores])
+        together, lengths = np.concatenate(scores), [len(score) for score in scores]
+        # Scaling is several times as fast, but gives NaN once a volume is far from every state.
+        for implementation in ("scaling", "log"):
+            markov = self._markov(seed, implementation)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of states that no volume is in
+                markov.fit(together, lengths)
+            if np.isfinite(markov.startprob_).all() and np.isfinite(markov.means_).all():
+                break
         # A state that no volume was seen to leave: that of the last volume alone, or of none.
         never_left = markov.transmat_.sum(axis=1) == 0
         transitions = np.where(never_left[:, None], np.eye(len(never_left)), markov.transmat_)
@@ -146,7 +151,7 @@ class HiddenMarkovModel(_VolumeStates):
             "start": markov.startprob_,
         }
 
-    def _markov(self, seed: int | None = None):  # type: ignore[no-untyped-def]
+    def _markov(self, seed: int | None = None, implementation: str = "log"):  # type: ignore[no-untyped-def]
         from hmmlearn.hmm import GaussianHMM
 
         # Of states that no volume leaves, and steps of rounding: of no concern to a user.
@@ -156,8 +161,7 @@ class HiddenMarkovModel(_VolumeStates):
             covariance_type="diag",
             n_iter=_ITERATIONS,
             random_state=seed,
-            # By the logarithm: the other way gives NaN once a volume is far from every state.
-            implementation="log",
+            implementation=implementation,
         )
 
     def _states(self, data: np.ndarray) -> np.ndarray:
