@@ -88,13 +88,17 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("output_dir", nargs="?", type=Path, help="folder for the results")
     # argparse holds a suppressed default against the choices: the level is checked with the rest.
     parser.add_argument(
-        "analysis_level", nargs="?", metavar="participant", help="level of analysis"
+        "analysis_level",
+        nargs="?",
+        metavar="{participant,group}",
+        help="each participant, or all that are done together",
     )
     parser.add_argument("--version", action="version", version=f"bids_fbn {__version__}")
     _add_data_options(parser.add_argument_group("which data"))
     _add_signal_options(parser.add_argument_group("signal"))
     _add_network_options(parser.add_argument_group("networks"))
     _add_null_options(parser.add_argument_group("what results are held against"))
+    _add_group_options(parser.add_argument_group("group level"))
     _add_compute_options(parser.add_argument_group("compute"))
     _add_run_options(parser.add_argument_group("how it goes"))
     parser.add_argument_group("trying out").add_argument(
@@ -243,6 +247,55 @@ def _add_null_options(group: Any) -> None:
         type=int,
         metavar="N",
         help="maps with which every method is searched for the templates (20)",
+    )
+
+
+def _add_group_options(group: Any) -> None:
+    group.add_argument(
+        "--group-by", metavar="COLUMN", help="column of participants.tsv whose groups are compared"
+    )
+    group.add_argument(
+        "--covariates",
+        nargs="+",
+        metavar="COLUMN",
+        help="columns of participants.tsv, or measures of quality such as fd_mean: each is "
+        "tested, and taken out of all other tests",
+    )
+    group.add_argument(
+        "--participants-file",
+        type=Path,
+        metavar="TSV",
+        help="(participants.tsv of BIDS_DIR)",
+    )
+    group.add_argument(
+        "--correction",
+        choices=["max", "fdr"],
+        help="over the networks of a metric: by the maximum, or false discovery rate (max)",
+    )
+    group.add_argument("--n-permutations", type=int, metavar="N", help="(5000)")
+    group.add_argument(
+        "--n-bootstrap", type=int, metavar="N", help="resampled groups for intervals (2000)"
+    )
+    group.add_argument(
+        "--combat",
+        metavar="COLUMN",
+        help="column of the sites or scanners, whose effects ComBat takes out of what is tested",
+    )
+    group.add_argument(
+        "--combat-fit-on",
+        metavar="LEVEL",
+        help="group of --group-by from which ComBat learns the sites (all participants)",
+    )
+    group.add_argument(
+        "--train",
+        action="store_true",
+        help="train the one --model on all cleaned runs in the work folder, for --weights",
+    )
+    group.add_argument(
+        "--held-out",
+        type=float,
+        metavar="SHARE",
+        help="of the participants: never trained on; what scores are reported for (0.2)",
     )
 
 
@@ -396,7 +449,7 @@ def parse_arguments(arguments: Sequence[str]) -> Config | Path:
         if missing:
             raise InputError(
                 f"{', '.join(name.upper() for name in missing)} missing: "
-                "run.py BIDS_DIR OUTPUT_DIR participant [options] (see --help)"
+                "run.py BIDS_DIR OUTPUT_DIR {participant,group} [options] (see --help)"
             )
     for name in ("bids_dir", "output_dir", "work_dir"):
         if name in options:
@@ -414,6 +467,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         asked = parse_arguments(arguments)
         if isinstance(asked, Path):
             return _make_demo(asked)
+        if asked.analysis_level == "group":
+            from bids_fbn.group.level import run_group_level
+
+            return run_group_level(asked)
         from bids_fbn.participant import run_participant_level
 
         return run_participant_level(asked)

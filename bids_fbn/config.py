@@ -212,6 +212,43 @@ class NullOptions(_Section):
     budget: int = Field(20, ge=1)
 
 
+class GroupOptions(_Section):
+    """What is asked of all participants together."""
+
+    group_by: str | None = None
+    covariates: tuple[str, ...] = ()
+    participants_file: Path | None = None
+    correction: Literal["max", "fdr"] = "max"
+    n_permutations: int = Field(5000, ge=19)
+    n_bootstrap: int = Field(2000, ge=100)
+    combat: str | None = None
+    combat_fit_on: str | None = None
+    train: bool = False
+    held_out: float = Field(0.2, ge=0, lt=1)
+
+    @field_validator("covariates")
+    @classmethod
+    def _each_covariate_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(names))
+
+    def idle(self) -> list[str]:
+        """A line for each option that was given and would change nothing."""
+        given = self.model_fields_set
+        lines = []
+        if self.combat_fit_on is not None and self.combat is None:
+            lines.append("--combat-fit-on: needs --combat, the column of the sites")
+        if self.combat_fit_on is not None and self.group_by is None:
+            lines.append("--combat-fit-on: needs --group-by, whose group it names")
+        if self.train:
+            lines += [
+                f"--{name.replace('_', '-')}: has no effect with --train"
+                for name in sorted(given - {"train", "held_out"})
+            ]
+        elif "held_out" in given:
+            lines.append("--held-out: needs --train")
+        return lines
+
+
 class ComputeOptions(_Section):
     """With what it is computed. None of it but seed and precision changes results."""
 
@@ -251,12 +288,13 @@ class Config(_Section):
 
     bids_dir: Path
     output_dir: Path
-    analysis_level: Literal["participant"] = "participant"
+    analysis_level: Literal["participant", "group"] = "participant"
     data: DataOptions = DataOptions()
     signal: SignalOptions = SignalOptions()
     models: ModelOptions = ModelOptions()
     networks: NetworkOptions = NetworkOptions()
     nulls: NullOptions = NullOptions()
+    group: GroupOptions = GroupOptions()
     compute: ComputeOptions = ComputeOptions()
     run: RunOptions = RunOptions()
 
@@ -270,7 +308,7 @@ class Config(_Section):
             Field name → value, of any section: field names are unique over all sections.
         config_file : Path, optional
             TOML with the sections ``[data]``, ``[signal]``, ``[models]``, ``[networks]``,
-            ``[nulls]``, ``[compute]``, ``[run]``.
+            ``[nulls]``, ``[group]``, ``[compute]``, ``[run]``.
 
         Raises
         ------

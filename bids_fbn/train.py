@@ -31,9 +31,11 @@ from bids_fbn.errors import FBNError, InputError
 from bids_fbn.resources import Processes, available_processors, launched_processes
 
 if TYPE_CHECKING:
+    from bids_fbn.models.base import Model
+    from bids_fbn.models.compute import Compute
     from bids_fbn.signal.signals import Signals
 
-__all__ = ["main", "signals_below"]
+__all__ = ["fit_shared", "main", "signals_below"]
 
 # Not by __name__: that is __main__ for the command, which nothing listens to.
 logger = logging.getLogger("bids_fbn.train")
@@ -162,11 +164,67 @@ def _options(arguments: Sequence[str]) -> tuple[Config, argparse.Namespace]:
     return config, asked
 
 
-def _train(config: Config, asked: argparse.Namespace, processes: Processes) -> None:
+def fit_shared(
+    config: Config,
+    runs: Sequence[Signals],
+    compute: Compute,
+    weights: Path,
+    *,
+    validation: Sequence[Signals] = (),
+    patience: int | None = None,
+    accumulate: int = 1,
+    held_out: Sequence[str] = (),
+    write: bool = True,
+) -> Model:
+    """Fit the model of a config to runs of many participants, and write its weights.
+
+    Parameters
+    ----------
+    config : Config
+        With one model.
+    runs : sequence of Signals
+    compute : Compute
+    weights : Path
+        File to write; a checkpoint lies beside it until the training ends.
+    validation, patience, accumulate
+        See :meth:`~bids_fbn.models.base.Model.fit`.
+    held_out : sequence of str
+        Names of runs that are kept from it, for the card.
+    write : bool
+        False in all but one of several processes.
+
+    Returns
+    -------
+    Model
+    """
     from bids_fbn import models
+    from bids_fbn.networks.templates import load_templates
+
+    (name,) = config.models.model
+    grid = runs[0].grid
+    templates = load_templates(config.networks.templates, grid) if name in TOLD else None
+    model = models.create(name, config.models, grid, templates)
+    checkpoint = weights.with_suffix(".checkpoint")
+    model.fit(
+        runs,
+        compute,
+        config.compute.random_seed,
+        checkpoint,
+        validation=validation,
+        patience=patience,
+        accumulate=accumulate,
+    )
+    if held_out:
+        model.training["HeldOut"] = list(held_out)
+    if write:
+        model.save(weights)
+        checkpoint.unlink(missing_ok=True)
+    return model
+
+
+def _train(config: Config, asked: argparse.Namespace, processes: Processes) -> None:
     from bids_fbn.models.compute import choose_compute
     from bids_fbn.models.sampling import split_participants
-    from bids_fbn.networks.templates import load_templates
 
     options = config.compute
     compute = choose_compute(options.device, options.precision, options.omp_nthreads, processes)
@@ -175,34 +233,28 @@ def _train(config: Config, asked: argparse.Namespace, processes: Processes) -> N
         training, validation = split_participants(runs, asked.validation, options.random_seed)
     except ValueError as error:
         raise InputError(f"--validation {asked.validation:g}: {error}") from None
-    (name,) = config.models.model
-    grid = runs[0].grid
-    templates = load_templates(config.networks.templates, grid) if name in TOLD else None
-    model = models.create(name, config.models, grid, templates)
     weights: Path = asked.weights.expanduser().resolve()
-    checkpoint = weights.with_suffix(".checkpoint")
     if processes.rank == 0:
         logger.info(
             "%s: %d runs to train on, %d to validate on, %d processes on %s, %s",
-            name,
+            asked.model,
             len(training),
             len(validation),
             processes.total,
             compute.name,
             compute.precision,
         )
-    model.fit(
+    fit_shared(
+        config,
         training,
         compute,
-        options.random_seed,
-        checkpoint,
+        weights,
         validation=validation,
         patience=asked.patience,
         accumulate=asked.accumulate,
+        write=processes.rank == 0,
     )
     if processes.rank == 0:
-        model.save(weights)
-        checkpoint.unlink(missing_ok=True)
         print(f"weights: {weights}")
 
 

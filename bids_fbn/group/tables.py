@@ -1,0 +1,287 @@
+"""All metrics of all participants in one table, long and wide, and as features to compare."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bids_fbn.bids.columns import METRICS, STATE_METRICS
+from bids_fbn.bids.filenames import parse_name
+from bids_fbn.bids.writing import Columns
+from bids_fbn.errors import InputError, RunError
+from bids_fbn.evidence.table import ALL
+from bids_fbn.group.collect import Cell, Collected
+from bids_fbn.reports.results import ModelResults, Table
+
+__all__ = [
+    "COMPARED",
+    "ENTITIES",
+    "LONG",
+    "features",
+    "long_table",
+    "metric_name",
+    "pair",
+    "wide_columns",
+    "wide_table",
+]
+
+ENTITIES = (
+    "session",
+    "task",
+    "acquisition",
+    "ceagent",
+    "reconstruction",
+    "direction",
+    "run",
+    "echo",
+)
+# Of the tables of a run, those that are compared over participants. The others say the same in
+# other words, are p-values, or are places.
+COMPARED = (
+    "iou_mean",
+    "fraction_present",
+    "iou_search",
+    "iou_other_half",
+    "iou_previous_mean",
+    "iou_window_apart_mean",
+    "r",
+    "fractional_occupancy",
+    "dwell_mean",
+    "switching_rate",
+    "occupancy_entropy",
+    "transition_entropy",
+    "without_state",
+    "held_out_variance",
+    "transition_probability",
+)
+_FROM_EVIDENCE = {
+    "held_out_variance": "Share of the variance of one half of the run that the maps of the other "
+    "explain",
+}
+_TRANSITIONS = {
+    "transition_probability": "Of going from the first network to the second, of all steps from "
+    "the first; n/a where the run never was in it",
+    "transition_count": "Steps from the first network to the second",
+}
+# The other columns of the table of states belong to no single one.
+_OF_STATES = ("fractional_occupancy", "visits", "dwell_mean", "dwell_median")
+
+LONG: Columns = {
+    "participant_id": {"Description": "Participant"},
+    **{name: {"Description": f"Entity of the run: {name}"} for name in ENTITIES},
+    "model": {
+        "Description": "Model as in desc-; n/a for what is about the run, whatever the model"
+    },
+    "trained_on": {"Description": "1: the model was trained on this very run"},
+    "measure": {"Description": "What was measured"},
+    "network": {"Description": "Network, two of them (`from > to`), or `all`"},
+    "value": {"Description": "The value, in the units of the measure"},
+}
+
+
+def pair(origin: str, destination: str) -> str:
+    """Two networks, as the column ``network`` has them."""
+    return f"{origin} > {destination}"
+
+
+def metric_name(measure: str, network: str) -> str:
+    """Column of the wide table."""
+    return measure if network == ALL else f"{measure}.{network}"
+
+
+def long_table(collected: Collected) -> tuple[pd.DataFrame, Collected]:
+    """A row for every metric of every participant, run, model and network.
+
+    Returns
+    -------
+    table : DataFrame
+        With the columns :data:`LONG`, those of entities only where some run has them.
+    read : Collected
+        Without the runs whose tables could not be read; its notes name them.
+
+    Raises
+    ------
+    InputError
+        If none can be read.
+    """
+    parts, notes, cells = [], list(collected.notes), []
+    for cell in collected.cells:
+        whole = []
+        for results in cell.results:
+            try:
+                parts.append(_of_run(results))
+                whole.append(results)
+            except (RunError, KeyError) as error:
+                notes.append(
+                    f"{results.run.prefix}, {results.label}: incomplete or still being written "
+                    f"({error}); left out"
+                )
+        if whole:
+            cells.append(replace(cell, results=tuple(whole)))
+    if not cells:
+        raise InputError(f"OUTPUT_DIR {collected.out}: no results that can be used", *notes)
+    for prefix, quality in collected.quality.items():
+        parts.append(_of_quality(prefix, quality))
+    table = pd.concat(parts, ignore_index=True)
+    for name in ("participant_id", *ENTITIES, "model", "measure", "network"):
+        # A thousand participants have half a million rows of a few hundred names.
+        table[name] = table[name].astype("category")
+    empty = [name for name in ENTITIES if table[name].isna().all()]
+    read = replace(collected, cells=tuple(cells), notes=tuple(notes))
+    return table.drop(columns=empty), read
+
+
+def _of_run(results: ModelResults) -> pd.DataFrame:
+    rows = [
+        *_melted(results.metrics.data, "network"),
+        *_melted(results.state_metrics.data, "state"),
+        *_from_evidence(results.table("evidence").data),
+        *_transitions(results),
+    ]
+    table = pd.DataFrame(rows, columns=["measure", "network", "value"])
+    return _named(
+        table, results.run.entities, results.label, bool(results.facts.get("TrainedOnThisRun"))
+    )
+
+
+def _of_quality(prefix: str, quality: Table) -> pd.DataFrame:
+    row = quality.data.iloc[0]
+    rows = [(str(name), ALL, float(value)) for name, value in row.items() if _is_number(value)]
+    table = pd.DataFrame(rows, columns=["measure", "network", "value"])
+    return _named(table, parse_name(Path(f"{prefix}_qc.tsv")).entities, None, None)
+
+
+def _named(
+    table: pd.DataFrame, entities: Any, model: str | None, trained_on: bool | None
+) -> pd.DataFrame:
+    first: dict[str, Any] = {"participant_id": f"sub-{entities['subject']}"}
+    first |= {name: entities.get(name) for name in ENTITIES}
+    first |= {"model": model, "trained_on": np.nan if trained_on is None else float(trained_on)}
+    for position, (name, value) in enumerate(first.items()):
+        table.insert(position, name, value)
+    return table
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
+
+
+def _melted(table: pd.DataFrame, names: str) -> Iterator[tuple[str, str, float]]:
+    for measure in table.columns.drop(names):
+        if pd.api.types.is_numeric_dtype(table[measure]):
+            for network, value in zip(table[names], table[measure], strict=True):
+                if names == "network" or (network == ALL) != (measure in _OF_STATES):
+                    yield str(measure), str(network), float(value)
+
+
+def _from_evidence(table: pd.DataFrame) -> Iterator[tuple[str, str, float]]:
+    for measure in _FROM_EVIDENCE:
+        for value in table.loc[table["measure"] == measure, "observed"]:
+            yield measure, ALL, float(value)
+
+
+def _transitions(results: ModelResults) -> Iterator[tuple[str, str, float]]:
+    names = results.networks
+    count = results.matrix("transition_count")
+    probability = results.matrix("transition_probability")
+    visited = count.sum(axis=1) > 0
+    for i, origin in enumerate(names):
+        for j, destination in enumerate(names):
+            networks = pair(origin, destination)
+            yield "transition_count", networks, float(count[i, j])
+            if visited[i]:
+                yield "transition_probability", networks, float(probability[i, j])
+
+
+def wide_table(long: pd.DataFrame) -> pd.DataFrame:
+    """A row for each run and model, a column for each metric of each network."""
+    entities = [name for name in ENTITIES if name in long]
+    of_models = long[long["model"].notna()]
+    index = ["participant_id", *entities, "model", "trained_on"]
+    named = of_models.assign(
+        name=[
+            metric_name(measure, network)
+            for measure, network in zip(of_models["measure"], of_models["network"], strict=True)
+        ]
+    )
+    order = list(dict.fromkeys(named["name"]))
+    # Text, for groups by categories would be every combination of them; and n/a is a value.
+    keys = [named[name].astype(object).where(named[name].notna(), "n/a") for name in index]
+    cells = named.groupby([*keys, named["name"]], sort=True)["value"].first()
+    wide = cells.unstack("name")  # noqa: PD010 (of a Series)
+    quality = long[long["model"].isna()]
+    run_keys = ["participant_id", *entities]
+    motion = quality.assign(
+        **{
+            name: quality[name].astype(object).where(quality[name].notna(), "n/a")
+            for name in run_keys
+        }
+    ).pivot_table(index=run_keys, columns="measure", values="value", observed=True)
+    wide = wide[order].reset_index()
+    if len(motion):
+        wide = wide.merge(motion.reset_index(), on=run_keys, how="left")
+    return wide.replace("n/a", np.nan)
+
+
+def wide_columns(wide: pd.DataFrame, quality: Mapping[str, Table]) -> Columns:
+    """What the columns of a wide table hold, for its sidecar."""
+    described: dict[str, Any] = {**METRICS, **STATE_METRICS}
+    described |= {
+        name: {"Description": text} for name, text in {**_FROM_EVIDENCE, **_TRANSITIONS}.items()
+    }
+    for table in quality.values():
+        described |= {str(name): table.facts.get(name, {}) for name in table.data}
+    columns: dict[str, Any] = {}
+    for name in map(str, wide.columns):
+        measure, _, network = name.partition(".")
+        if name in LONG:
+            columns[name] = LONG[name]
+        else:
+            text = described[measure].get("Description", measure)
+            more = {"Description": f"{text} ({network})" if network else text}
+            columns[name] = {**described[measure], **more}
+    return columns
+
+
+def features(long: pd.DataFrame, cell: Cell, session: str | None = None) -> pd.DataFrame:
+    """What is compared over participants.
+
+    Parameters
+    ----------
+    long : DataFrame
+    cell : Cell
+        Its model and kind of run.
+    session : str, optional
+        Only this one; else the mean over all.
+
+    Returns
+    -------
+    DataFrame
+        Index ``participant_id``, columns (measure, network); the mean over a participant's runs.
+    """
+    here = long[(long["model"] == cell.model) & long["measure"].isin(COMPARED)]
+    for name, value in cell.entities.items():
+        here = here[here[name] == value]
+    if session is not None:
+        here = here[here["session"] == session]
+    order = list(dict.fromkeys(zip(here["measure"], here["network"], strict=True)))
+    values = here.groupby(["participant_id", "measure", "network"], observed=True)["value"].mean()
+    table = values.unstack(["measure", "network"])  # noqa: PD010 (of a Series)
+    table.index = table.index.astype(str)
+    chosen: Sequence[tuple[str, str]] = [column for column in order if column in table.columns]
+    return table[chosen].sort_index()
+
+
+def quality_of(long: pd.DataFrame, cell: Cell, measure: str) -> pd.Series:
+    """A measure of quality of each participant, the mean over runs of this kind."""
+    here = long[long["model"].isna() & (long["measure"] == measure)]
+    for name, value in cell.entities.items():
+        here = here[here[name] == value]
+    found = here.groupby("participant_id", observed=True)["value"].mean()
+    found.index = found.index.astype(str)
+    return found
