@@ -170,6 +170,10 @@ class ModelOptions(_Section):
             raise ValueError("name at least one model")
         return tuple(dict.fromkeys(models))
 
+    def weighted(self, model: str) -> bool:
+        """Whether one of the files of weights is of a model, which is then not fitted to runs."""
+        return any(_model_of(path) == model for path in self.weights)
+
     def idle(self) -> list[str]:
         """A line for each option that was given and would change nothing."""
         lines = []
@@ -181,7 +185,7 @@ class ModelOptions(_Section):
             lines.append("--candidates: is about scaae, which is not asked for")
         of_training = ("epochs", "batch", "training_stride")
         of_recipe = ("window", "channels", *of_training, "target_networks")
-        if self.weights:
+        if self.weights and all(map(self.weighted, self.model)):
             lines += self._without_effect(of_recipe, "with --weights, which are trained already")
         elif not TRAINED.intersection(self.model):
             lines += self._without_effect(of_training, "on models that are not trained in epochs")
@@ -372,7 +376,9 @@ class Config(_Section):
                 "signal": self.signal_hash(source),
                 "model": model,
                 "options": self.models.model_dump(mode="json", exclude={"model", "weights"}),
-                "weights": sorted(_file_hash(path) for path in self.models.weights),
+                "weights": sorted(_file_hash(path) for path in self.models.weights)
+                if self.models.weighted(model)
+                else [],
                 "networks": self.networks.model_dump(
                     mode="json", exclude={"save_dynamic_maps", "save_denoised"}
                 ),
@@ -425,6 +431,14 @@ def _without_none(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_none(item) for key, item in value.items() if item is not None}
     return value
+
+
+def _model_of(weights: Path) -> str | None:
+    """By the card; None where that cannot be read, which is said when the weights are loaded."""
+    try:
+        return str(json.loads(weights.with_suffix(".json").read_text())["Model"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _hash(value: Any) -> str:

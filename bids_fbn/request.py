@@ -14,7 +14,7 @@ from bids_fbn.bids.boldrun import BoldRun
 from bids_fbn.bids.discovery import Discovery, discover, runs_table
 from bids_fbn.bids.finished import results_of_other_settings
 from bids_fbn.bids.naming import run_outputs
-from bids_fbn.config import Config
+from bids_fbn.config import TRAINED, Config
 from bids_fbn.errors import InputError
 from bids_fbn.resources import read_plugin_settings
 
@@ -143,7 +143,7 @@ def _device_faults(config: Config) -> list[str]:
 def _model_faults(config: Config, grid: Grid, templates: TemplateSet) -> list[str]:
     """What is wrong with the models that are to be trained, told before anything is cleaned."""
     run = config.run
-    if config.models.weights or run.dry_run or run.reports_only:
+    if run.dry_run or run.reports_only:
         return []
     if run.boilerplate_only or run.signals_only:
         return []
@@ -151,6 +151,8 @@ def _model_faults(config: Config, grid: Grid, templates: TemplateSet) -> list[st
 
     faults: list[str] = []
     for name in config.models.model:
+        if config.models.weighted(name):
+            continue
         try:
             models.create(name, config.models, grid, templates)
         except InputError as error:
@@ -184,7 +186,7 @@ def _weights(config: Config, grid: Grid) -> dict[str, Path]:
             faults.append(f"{path}: a second file of weights of {model.name}")
         else:
             found[model.name] = path.resolve()
-    lacking = [name for name in config.models.model if name not in found]
+    lacking = [name for name in config.models.model if name in TRAINED and name not in found]
     if lacking and not faults:
         faults.append(f"--weights: none given for {', '.join(lacking)}; give one for each model")
     if faults:
@@ -194,16 +196,16 @@ def _weights(config: Config, grid: Grid) -> dict[str, Path]:
 
 def _largest_window(config: Config, weights: dict[str, Path]) -> int:
     """Volumes that a run must keep for every model to have one window."""
-    if weights:
-        from bids_fbn.models.card import read_card
+    from bids_fbn import models
+    from bids_fbn.models.card import read_card
 
-        cards = [read_card(path)["Architecture"] for path in weights.values()]
-        windows = [int(card["Window"] or 0) for card in cards]
-    else:
-        from bids_fbn import models
-
-        windows = [models.volumes_needed(name, config.models) for name in config.models.model]
-    return max(2, *windows)
+    needed = [2]
+    for name in config.models.model:
+        if name in weights:
+            needed.append(int(read_card(weights[name])["Architecture"]["Window"] or 0))
+        else:
+            needed.append(models.volumes_needed(name, config.models))
+    return max(needed)
 
 
 def check_hashes(request: Request) -> None:

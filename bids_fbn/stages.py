@@ -428,7 +428,8 @@ def write_networks(
     steps = steps_of(signals, facts["Window"], facts["Stride"])
     writer = RunWriter(config.output_dir, run, signals.grid, templates, source)
     stored = config.output_dir / model_weights_path(model_name, run)
-    if not config.models.weights:
+    given = config.models.weighted(model_name)
+    if not given:
         copy_file(weights, stored)
         copy_file(weights.with_suffix(".json"), stored.with_suffix(".json"))
     if config.networks.save_dynamic_maps:
@@ -456,7 +457,7 @@ def write_networks(
             "WeightsSHA256": card["WeightsSHA256"],
             "Weights": (
                 f"bids::{stored.relative_to(config.output_dir).as_posix()}"
-                if not config.models.weights
+                if not given
                 else [path.name for path in config.models.weights]
             ),
             "ConfigurationHash": config_hash,

@@ -267,12 +267,12 @@ def write_all(out: Path, grid: Grid) -> list[Path]:
     facts = {"Sources": ["bids::sub-01/func/sub-01_task-rest_desc-stca_components.nii.gz"]}
     written = []
     for model in ("stca", "untrained-stca"):
-        for task in ("rest", None):
-            written += write_group_maps(out, model, task, grid, NETWORKS, found, facts)
+        for entities in ({"task": "rest"}, {}):
+            written += write_group_maps(out, model, entities, grid, NETWORKS, found, facts)
     t = np.where(some, maps[0], np.nan)
     p = np.where(some, 0.5, np.nan)
     comparison = (grid, NETWORKS, "diagnosis", t, p, {"Formula": "map ~ diagnosis"})
-    return written + write_comparison_maps(out, "stca", "rest", *comparison)
+    return written + write_comparison_maps(out, "stca", {"task": "rest"}, *comparison)
 
 
 def test_the_tree_is_valid(tmp_path: Path, ball_grid: Grid) -> None:
@@ -314,12 +314,12 @@ def test_images_and_sidecars_say_what_was_found(tmp_path: Path, ball_grid: Grid)
 def test_names_of_group_maps() -> None:
     place = ("MNI152NLin6Asym", 2.5)
     atlas = "tpl-MNI152NLin6Asym_task-rest_atlas-StcaFBN_res-2p5_probseg.nii.gz"
-    assert atlas_path("probseg", "stca", "rest", *place).as_posix() == (
+    assert atlas_path("probseg", "stca", {"task": "rest"}, *place).as_posix() == (
         f"tpl-MNI152NLin6Asym/func/{atlas}"
     )
-    assert group_image_path("t", "stca", None, *place, "diagnosis").as_posix() == (
+    assert group_image_path("t", "stca", {}, *place, "diagnosis").as_posix() == (
         "group/group_space-MNI152NLin6Asym_res-2p5_stat-t_desc-stcadiagnosis_components.nii.gz"
     )
     assert "group" in BIDSIGNORE
     with pytest.raises(ValueError, match="letters and digits"):
-        group_image_path("t", "stca", "rest", *place, "a_b")
+        group_image_path("t", "stca", {"task": "rest"}, *place, "a_b")

@@ -154,12 +154,19 @@ def test_weights_of_one_participant_apply_to_another(dataset: Path, output: Path
         dataset,
         out,
         "--participant-label=02",
-        "--model=scaae",
+        "--model",
+        "scaae",
+        "dualregression",
         f"--weights={weights}",
         "--nuisance=none",
+        "--window=20",
         *TRAINED,
     )
     assert done.returncode == 0, done.stderr
+    # What is fitted anew to every run needs no weights.
+    beside = json.loads(next(out.rglob("*_desc-dualregression_decomposition.json")).read_text())
+    assert beside["Training"]["Runs"] == ["sub-02_task-rest"]
+    assert beside["Window"] == 20
     facts = json.loads(next(out.rglob("*_desc-scaae_decomposition.json")).read_text())
     assert facts["Training"]["Runs"] == ["sub-01_task-rest"]
     assert facts["TrainedOnThisRun"] is False

@@ -11,7 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from small_models import (
@@ -26,6 +28,7 @@ from small_models import (
 )
 from torch import nn
 
+from bids_fbn.cli import main as cli_main
 from bids_fbn.errors import InputError, RunError
 from bids_fbn.models import fitting
 from bids_fbn.models.fitting import Plan, Stage, train
@@ -471,3 +474,33 @@ def test_processes_are_those_that_the_launcher_started(monkeypatch: pytest.Monke
         monkeypatch.setenv(key, str(value))
     with pytest.raises(InputError):
         launched_processes()
+
+
+def test_group_training_scores_those_that_it_has_not_seen(
+    participants: Path, ball_grid: Grid, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, templates = tmp_path / "out", tmp_path / "two.nii.gz"
+    x = ball_grid.coordinates[:, 0]
+    halves = np.stack([x - x.min(), x.max() - x]).astype(np.float32)
+    nib.save(ball_grid.image(halves), templates)
+    (tmp_path / "two.tsv").write_text("name\nright\nleft\n")
+    options = [
+        *(f"--work-dir={participants}", f"--templates={templates}", "--model=stca", "--window=6"),
+        *("--sloppy", "--channels=4", "--epochs=1", "--device=cpu", "--stride=2"),
+        *("--n-surrogates=2", "--n-surrogate-maps=9"),
+    ]
+    code = cli_main([str(participants), str(out), "group", "--train", "--held-out=0.3", *options])
+    printed = capsys.readouterr()
+    assert code == 0, printed.err
+    card = card_of(out / "models" / "desc-stca_model.safetensors")
+    training, held_out = card["Training"]["Runs"], card["Training"]["HeldOut"]
+    assert (len(training), len(held_out)) == (4, 2)
+    assert not set(training) & set(held_out)
+    path = out / "group" / "group_desc-stcaheldout_metrics.tsv"
+    scores = pd.read_csv(path, sep="\t", na_values="n/a")
+    assert set(scores["run"]) == set(held_out)
+    of_networks = scores[scores["network"] != "all"]
+    assert of_networks["iou_best_of_all"].between(0, 1).all()
+    assert of_networks["p_corrected"].notna().all()
+    assert scores.loc[scores["network"] == "all", "held_out_variance"].notna().all()
+    assert f"weights: {out / 'models'}" in printed.out

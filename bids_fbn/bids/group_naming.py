@@ -46,7 +46,11 @@ def atlas_description_path(model: str) -> Path:
 
 
 def atlas_path(
-    suffix: Literal["probseg", "dseg"], model: str, task: str | None, space: str, resolution: float
+    suffix: Literal["probseg", "dseg"],
+    model: str,
+    entities: Mapping[str, str],
+    space: str,
+    resolution: float,
 ) -> Path:
     """Path of an atlas image, relative to the output dataset.
 
@@ -54,9 +58,10 @@ def atlas_path(
     ----------
     suffix : {"probseg", "dseg"}
     model : str
-    task : str or None
-        None leaves the entity out. BIDS has no functional file without a task: such an atlas goes
-        to ``anat``, where those of all atlases go that belong to none.
+    entities : mapping
+        What all runs have in common, by long names: ``task``, ``acquisition``, … BIDS has no
+        functional file without a task: such an atlas goes to ``anat``, where those of all
+        atlases go that belong to none.
     space : str
     resolution : float
         mm.
@@ -64,18 +69,18 @@ def atlas_path(
     template = f"tpl-{space}"
     name = _join(
         template,
-        f"task-{task}" if task else "",
+        *_shared(entities),
         f"atlas-{atlas_label(model)}",
         f"res-{resolution_label(resolution)}",
         suffix,
     )
-    return Path(template, "func" if task else "anat", f"{name}.nii.gz")
+    return Path(template, "func" if "task" in entities else "anat", f"{name}.nii.gz")
 
 
 def group_image_path(
     stat: str,
     model: str,
-    task: str | None,
+    entities: Mapping[str, str],
     space: str,
     resolution: float,
     comparison: str = "",
@@ -87,8 +92,8 @@ def group_image_path(
     stat : str
         For example ``mean``, ``z``, ``consistency``; ``t``, ``pcorrected`` of a comparison.
     model : str
-    task : str or None
-        None leaves the entity out.
+    entities : mapping
+        What all runs have in common, by long names.
     space : str
     resolution : float
         mm.
@@ -104,7 +109,7 @@ def group_image_path(
         raise ValueError(f"{comparison!r} has other characters than letters and digits")
     name = _join(
         "group",
-        f"task-{task}" if task else "",
+        *_shared(entities),
         f"space-{space}",
         f"res-{resolution_label(resolution)}",
         f"stat-{stat}",
@@ -133,7 +138,11 @@ def group_table_path(desc: str, entities: Mapping[str, str]) -> Path:
     >>> group_table_path("icatests", {"task": "rest"}).as_posix()
     'group/group_task-rest_desc-icatests_metrics.tsv'
     """
-    shared = [
+    name = _join("group", *_shared(entities), f"desc-{desc}", "metrics")
+    return GROUP_FOLDER / f"{name}.tsv"
+
+
+def _shared(entities: Mapping[str, str]) -> list[str]:
+    return [
         f"{short}-{entities[name]}" for name, short in PREFIX_ENTITIES.items() if name in entities
     ]
-    return GROUP_FOLDER / f"{_join('group', *shared, f'desc-{desc}', 'metrics')}.tsv"

@@ -29,7 +29,7 @@ LABEL_CONSISTENCY = 0.25
 def write_group_maps(
     out: Path,
     model: str,
-    task: str | None,
+    entities: Mapping[str, str],
     grid: Grid,
     networks: Sequence[str],
     result: GroupResult,
@@ -42,8 +42,8 @@ def write_group_maps(
     out : Path
         The output dataset.
     model : str
-    task : str or None
-        None where the maps belong to no one task.
+    entities : mapping
+        What all runs have in common, by long names: ``task``, ``acquisition``, …
     grid : Grid
         V voxels.
     networks : sequence of str
@@ -57,7 +57,7 @@ def write_group_maps(
     list of Path
         The files, sidecars included.
     """
-    place = (model, task, grid.space, grid.resolution)
+    place = (model, entities, grid.space, grid.resolution)
     common = _image_facts(grid, {**facts, "NumberOfParticipants": result.n_participants})
     # Without its description an atlas is not valid: that comes first.
     description = out / atlas_description_path(model)
@@ -142,7 +142,7 @@ def write_group_maps(
 def write_comparison_maps(
     out: Path,
     model: str,
-    task: str | None,
+    entities: Mapping[str, str],
     grid: Grid,
     networks: Sequence[str],
     comparison: str,
@@ -154,7 +154,7 @@ def write_comparison_maps(
 
     Parameters
     ----------
-    out, model, task, grid, networks
+    out, model, entities, grid, networks
         See :func:`write_group_maps`.
     comparison : str
         Letters and digits: what is compared.
@@ -181,7 +181,9 @@ def write_comparison_maps(
         ("t", t, 0.0, "t; 0 where nothing was compared"),
         ("pcorrected", p_corrected, 1.0, "Corrected p; 1 where nothing was compared"),
     ):
-        path = out / group_image_path(stat, model, task, grid.space, grid.resolution, comparison)
+        path = out / group_image_path(
+            stat, model, entities, grid.space, grid.resolution, comparison
+        )
         write_image(
             path,
             grid.image(np.nan_to_num(values, nan=nothing).astype(np.float32)),

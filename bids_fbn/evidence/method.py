@@ -103,7 +103,7 @@ class Method:
         return cls(
             model=model,
             create=lambda: models.create(model.name, config.models, model.grid, templates),
-            refit=refit or (anew and not config.models.weights),
+            refit=refit or (anew and not config.models.weighted(model.name)),
             compute=compute,
             templates=templates,
             rule=support_rule(config, model),

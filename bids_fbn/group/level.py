@@ -367,7 +367,7 @@ class _Level:
         write_group_maps(
             self._out,
             cell.model,
-            cell.entities.get("task"),
+            cell.entities,
             grid,
             templates.networks,
             result,
@@ -400,7 +400,7 @@ class _Level:
             write_comparison_maps(
                 self._out,
                 cell.model,
-                cell.entities.get("task"),
+                cell.entities,
                 grid,
                 networks,
                 comparison.name,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bids_fbn.evidence.table import ALL
 from bids_fbn.nulls.pvalues import ALPHA
 from bids_fbn.reports.evidence import NETWORK_BADGES
 from bids_fbn.reports.figures import Background, draw_network, load_background
@@ -189,11 +190,20 @@ def _effects(section: GroupSection, page: GroupPage) -> dict[str, Any] | None:
     rows.sort(key=lambda row: row["order"])
     tested = int(tests["p_corrected"].notna().sum())
     stand = int((tests["p_corrected"] < ALPHA).sum())
+    # All measures that are of no single network are one family.
+    of_family = tests["measure"].where(tests["network"] != ALL, ALL)
+    n_families = (
+        tests.assign(family=of_family)[tests["p_corrected"].notna()][["comparison", "family"]]
+        .drop_duplicates()
+        .shape[0]
+    )
     return {
         "rows": rows,
         "n_stand": stand,
         "n_tested": tested,
         "untested": len(tests) - tested,
+        "n_families": n_families,
+        "by_chance": f"{ALPHA * n_families:.1f}",
         "names": [_EFFECT_NAMES.get(str(name), str(name)) for name in scales],
         "axis": axis_picture(next(iter(scales.values())), 1.0) if len(scales) == 1 else "",
         "pairs": any(len(levels) == 2 for levels in section.levels.values()),

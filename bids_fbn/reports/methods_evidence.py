@@ -118,8 +118,11 @@ def _dynamics(config: Config, models: Sequence[str]) -> str:
     nulls = config.nulls
     if not nulls.n_surrogates:
         return "No surrogates were made over time: nothing speaks for change over time."
-    applied = [n for n in models if n not in BASELINES and not nulls.refit_surrogates]
-    if config.models.weights:
+    given = [n for n in models if config.models.weighted(n)]
+    applied = [
+        n for n in models if n in given or (n not in BASELINES and not nulls.refit_surrogates)
+    ]
+    if given and len(given) == len(models):
         how = "to which each method was applied as it was trained beforehand"
     elif not applied:
         how = "to each of which each method was fitted anew"
