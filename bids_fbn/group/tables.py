@@ -109,12 +109,14 @@ def long_table(collected: Collected) -> tuple[pd.DataFrame, Collected]:
     InputError
         If none can be read.
     """
-    parts, notes, cells = [], list(collected.notes), []
+    rows, notes, cells = _Rows(), list(collected.notes), []
     for cell in collected.cells:
         whole = []
         for results in cell.results:
             try:
-                parts.append(_of_run(results))
+                found = list(_of_run(results))
+                trained_on = float(bool(results.facts.get("TrainedOnThisRun")))
+                rows.add(found, results.run.entities, results.label, trained_on)
                 whole.append(results)
             except (RunError, KeyError) as error:
                 notes.append(
@@ -126,45 +128,70 @@ def long_table(collected: Collected) -> tuple[pd.DataFrame, Collected]:
     if not cells:
         raise InputError(f"OUTPUT_DIR {collected.out}: no results that can be used", *notes)
     for prefix, quality in collected.quality.items():
-        parts.append(_of_quality(prefix, quality))
-    table = pd.concat(parts, ignore_index=True)
-    for name in ("participant_id", *ENTITIES, "model", "measure", "network"):
-        # A thousand participants have half a million rows of a few hundred names.
-        table[name] = table[name].astype("category")
-    empty = [name for name in ENTITIES if table[name].isna().all()]
+        row = quality.data.iloc[0]
+        found = [
+            (str(name), ALL, float(value)) for name, value in row.items() if _is_number(value)
+        ]
+        rows.add(found, parse_name(Path(f"{prefix}_qc.tsv")).entities, None, np.nan)
     read = replace(collected, cells=tuple(cells), notes=tuple(notes))
-    return table.drop(columns=empty), read
+    return rows.table(), read
 
 
-def _of_run(results: ModelResults) -> pd.DataFrame:
-    rows = [
-        *_melted(results.metrics.data, "network"),
-        *_melted(results.state_metrics.data, "state"),
-        *_from_evidence(results.table("evidence").data),
-        *_transitions(results),
-    ]
-    table = pd.DataFrame(rows, columns=["measure", "network", "value"])
-    return _named(
-        table, results.run.entities, results.label, bool(results.facts.get("TrainedOnThisRun"))
-    )
+class _Rows:
+    """The long table as it grows: a thousand participants have a million rows of few names."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, dict[str, int]] = {"measure": {}, "network": {}}
+        self._codes: dict[str, list[np.ndarray]] = {"measure": [], "network": []}
+        self._values: list[np.ndarray] = []
+        self._of_part: list[dict[str, Any]] = []
+
+    def add(
+        self,
+        rows: Sequence[tuple[str, str, float]],
+        entities: Mapping[str, str],
+        model: str | None,
+        trained_on: float,
+    ) -> None:
+        """(measure, network, value) of a run."""
+        for position, column in enumerate(self._names):
+            names = self._names[column]
+            codes = [names.setdefault(str(row[position]), len(names)) for row in rows]
+            self._codes[column].append(np.array(codes, dtype=np.int32))
+        self._values.append(np.array([value for *_, value in rows], dtype=float))
+        self._of_part.append(
+            {
+                "participant_id": f"sub-{entities['subject']}",
+                **{name: entities.get(name) for name in ENTITIES},
+                "model": model,
+                "trained_on": trained_on,
+            }
+        )
+
+    def table(self) -> pd.DataFrame:
+        """With categories for columns; without those of entities that no run has."""
+        lengths = [len(values) for values in self._values]
+        parts = pd.DataFrame(self._of_part)
+        columns: dict[str, Any] = {}
+        for name in parts:
+            if name == "trained_on":
+                columns[name] = np.repeat(parts[name].to_numpy(), lengths)
+            elif parts[name].notna().any():
+                of_part = parts[name].astype("category").cat
+                codes = np.repeat(of_part.codes.to_numpy(), lengths)
+                columns[name] = pd.Categorical.from_codes(codes, of_part.categories)
+        for name, names in self._names.items():
+            codes = np.concatenate(self._codes[name])
+            columns[name] = pd.Categorical.from_codes(codes, list(names))
+        return pd.DataFrame({**columns, "value": np.concatenate(self._values)})
 
 
-def _of_quality(prefix: str, quality: Table) -> pd.DataFrame:
-    row = quality.data.iloc[0]
-    rows = [(str(name), ALL, float(value)) for name, value in row.items() if _is_number(value)]
-    table = pd.DataFrame(rows, columns=["measure", "network", "value"])
-    return _named(table, parse_name(Path(f"{prefix}_qc.tsv")).entities, None, None)
-
-
-def _named(
-    table: pd.DataFrame, entities: Any, model: str | None, trained_on: bool | None
-) -> pd.DataFrame:
-    first: dict[str, Any] = {"participant_id": f"sub-{entities['subject']}"}
-    first |= {name: entities.get(name) for name in ENTITIES}
-    first |= {"model": model, "trained_on": np.nan if trained_on is None else float(trained_on)}
-    for position, (name, value) in enumerate(first.items()):
-        table.insert(position, name, value)
-    return table
+def _of_run(results: ModelResults) -> Iterator[tuple[str, str, float]]:
+    # Not as properties, which keep what they have read: a thousand runs are enough to matter.
+    yield from _melted(results.table("metrics").data, "network")
+    yield from _melted(results.table("state_metrics").data, "state")
+    yield from _from_evidence(results.table("evidence").data)
+    yield from _transitions(results)
 
 
 def _is_number(value: Any) -> bool:
@@ -199,33 +226,29 @@ def _transitions(results: ModelResults) -> Iterator[tuple[str, str, float]]:
 
 
 def wide_table(long: pd.DataFrame) -> pd.DataFrame:
-    """A row for each run and model, a column for each metric of each network."""
-    entities = [name for name in ENTITIES if name in long]
-    of_models = long[long["model"].notna()]
-    index = ["participant_id", *entities, "model", "trained_on"]
-    named = of_models.assign(
-        name=[
-            metric_name(measure, network)
-            for measure, network in zip(of_models["measure"], of_models["network"], strict=True)
-        ]
-    )
-    order = list(dict.fromkeys(named["name"]))
-    # Text, for groups by categories would be every combination of them; and n/a is a value.
-    keys = [named[name].astype(object).where(named[name].notna(), "n/a") for name in index]
-    cells = named.groupby([*keys, named["name"]], sort=True)["value"].first()
-    wide = cells.unstack("name")  # noqa: PD010 (of a Series)
-    quality = long[long["model"].isna()]
-    run_keys = ["participant_id", *entities]
-    motion = quality.assign(
-        **{
-            name: quality[name].astype(object).where(quality[name].notna(), "n/a")
-            for name in run_keys
-        }
-    ).pivot_table(index=run_keys, columns="measure", values="value", observed=True)
-    wide = wide[order].reset_index()
-    if len(motion):
-        wide = wide.merge(motion.reset_index(), on=run_keys, how="left")
-    return wide.replace("n/a", np.nan)
+    """A row for each run and model, a column for each metric of each network; quality beside."""
+    run = ["participant_id", *(name for name in ENTITIES if name in long)]
+    of_models = _spread(long[long["model"].notna()], [*run, "model", "trained_on"])
+    quality = _spread(long[long["model"].isna()], run)
+    return of_models.merge(quality, on=run, how="left")
+
+
+def _spread(long: pd.DataFrame, rows: list[str]) -> pd.DataFrame:
+    """A row for each combination of values of some columns, n/a being one of them."""
+    row = long.groupby(rows, observed=True, dropna=False, sort=True).ngroup().to_numpy()
+    measures = long["measure"].cat.codes.to_numpy().astype(np.int64)
+    pairs = measures * len(long["network"].cat.categories)
+    column, codes = pd.factorize(pairs + long["network"].cat.codes.to_numpy())
+    values = np.full((row.max(initial=-1) + 1, len(codes)), np.nan)
+    values[row, column] = long["value"]
+    measure, network = np.divmod(codes, len(long["network"].cat.categories))
+    names = [
+        metric_name(long["measure"].cat.categories[m], long["network"].cat.categories[n])
+        for m, n in zip(measure, network, strict=True)
+    ]
+    _, first = np.unique(row, return_index=True)
+    head = long[rows].iloc[first].reset_index(drop=True).astype(object)
+    return head.join(pd.DataFrame(values, columns=names))
 
 
 def wide_columns(wide: pd.DataFrame, quality: Mapping[str, Table]) -> Columns:
