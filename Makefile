@@ -22,7 +22,9 @@ demo: $(READY)
 	rm -rf demo
 	$(BIN)/python -m bids_fbn.simulate demo/input --participants 2 --volumes 240 --noise 0.25 --dwell 40 --seed 1
 	$(BIN)/python run.py demo/input demo/output participant --work-dir demo/work $(DEMO_OPTIONS)
-	@echo "Open this in a browser: file://$(CURDIR)/demo/output/sub-01.html"
+	$(BIN)/python run.py demo/input demo/output group --work-dir demo/work
+	@echo "Open these in a browser: file://$(CURDIR)/demo/output/sub-01.html"
+	@echo "                         file://$(CURDIR)/demo/output/group/group_report.html"
 
 test: $(READY)
 	$(BIN)/python -m pytest
