@@ -347,6 +347,16 @@ def test_options_that_cannot_be_followed_are_said_in_one_line(
         ({"age": [20, 21, None, 30]}, ["--covariates=age"], "sub-03"),
         ({"age": ["young", "old", "old", "young"]}, ["--covariates=age"], ""),
         ({"site": ["a"] * 4}, ["--combat=site"], "nothing to harmonise"),
+        (
+            {"site": ["a"] * 6, "age": [3, 1, 2, 5, 4, 9]},
+            ["--combat=site", "--covariates=age"],
+            "nothing to harmonise",
+        ),
+        (
+            {"site": ["a", "b", "a", "b", "a", "b", None], "age": [3, 1, 2, 5, 4, 9, 7]},
+            ["--combat=site", "--covariates=age"],
+            "",
+        ),
         ({"site": ["a", "b", "b", "b"]}, ["--combat=site"], "one participant only at a"),
     ],
 )
@@ -357,7 +367,8 @@ def test_participants_files_as_they_are(
     note: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    names = ["sub-01", "sub-02", "sub-03", "sub-04"]
+    n = max(4, *(len(values) for values in (columns or {}).values()), 0)
+    names = [f"sub-{number:02d}" for number in range(1, n + 1)]
     for name in names:
         study.add(name.removeprefix("sub-"))
     if columns is not None:
@@ -369,3 +380,7 @@ def test_participants_files_as_they_are(
     # What needs no participants.tsv is there.
     assert len(study.table("dualregressionmaps")) == len(study.networks)
     assert (study.out / "group" / "group_report.html").is_file()
+    if n > 4:
+        of_maps = study.table("dualregressionmaptests")
+        assert (of_maps["n"] == 6).all()
+        assert (of_maps["n_voxels"] > 0).all()

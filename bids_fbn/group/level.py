@@ -16,7 +16,7 @@ import pandas as pd
 from bids_fbn import __version__, logs
 from bids_fbn.bids.group_naming import group_table_path
 from bids_fbn.bids.writing import Columns, write_bidsignore, write_table
-from bids_fbn.config import Config
+from bids_fbn.config import Config, GroupOptions
 from bids_fbn.environment import prepare_environment
 from bids_fbn.errors import InputError, RunError
 from bids_fbn.group.columns import MAP_TESTS, MAPS, TESTS, TRANSITIONS
@@ -90,6 +90,7 @@ class _Compared:
     tests: pd.DataFrame
     comparisons: Sequence[Comparison]
     harmonised: pd.DataFrame | None
+    asked: GroupOptions
 
 
 class _Level:
@@ -201,7 +202,7 @@ class _Level:
             self._write(cell, "tests", compared.tests, TESTS, "Comparisons of participants")
         grid = cell.first.grid
         templates = self._templates(cell, grid)
-        maps, mean = self._maps(cell, people, compared.comparisons, grid, templates)
+        maps, mean = self._maps(cell, people, compared, grid, templates)
         section = GroupSection(
             task=cell.entities.get("task"),
             model=cell.model,
@@ -274,6 +275,10 @@ class _Level:
         found, notes = comparisons(people, asked.group_by, asked.covariates)
         self._note(notes)
         before_after = None
+        if asked.combat is not None and people[asked.combat].nunique() < 2:
+            n = people[asked.combat].nunique()
+            self._note([f"--combat {asked.combat}: {n} sites, so nothing to harmonise"])
+            asked = asked.model_copy(update={"combat": None, "combat_fit_on": None})
         if asked.combat is not None:
             harmonised = self._harmonise(values, people)
             if harmonised is None:
@@ -287,21 +292,17 @@ class _Level:
         self._note(notes)
         if len(paired):
             tests = pd.concat([tests, paired], ignore_index=True) if len(tests) else paired
-        return _Compared(tests, (*found, *of_sessions), before_after)
+        return _Compared(tests, (*found, *of_sessions), before_after, asked)
 
     def _harmonise(self, values: pd.DataFrame, people: pd.DataFrame) -> pd.DataFrame | None:
         """None where sites cannot be told from what is compared: then nothing may be compared."""
         from bids_fbn.group.study import harmonise
 
-        name = self._asked.combat
-        sites = people[name].dropna().astype(str)
-        if sites.nunique() < 2:
-            self._note([f"--combat {name}: {sites.nunique()} sites, so nothing to harmonise"])
-            return values
         try:
             return harmonise(values, people, self._asked)
         except InputError as error:
-            self._note([f"--combat {name}: {line}; nothing is compared" for line in error.faults])
+            start = f"--combat {self._asked.combat}"
+            self._note([f"{start}: {line}; nothing is compared" for line in error.faults])
             return None
 
     def _before_after(
@@ -335,7 +336,7 @@ class _Level:
         self,
         cell: Cell,
         people: pd.DataFrame,
-        found: Sequence[Comparison],
+        compared: _Compared,
         grid: Grid,
         templates: TemplateSet | None,
     ) -> tuple[pd.DataFrame, np.ndarray | None]:
@@ -347,7 +348,7 @@ class _Level:
         if templates is None:
             return pd.DataFrame({"network": list(cell.first.networks)}), None
         maps = GroupMaps(templates.supports)
-        between = [one for one in found if one.kind != "paired"]
+        between = [one for one in compared.comparisons if one.kind != "paired"]
         work = self._config.compute.work_dir
         work.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=work, prefix="group-maps-") as folder:
@@ -361,7 +362,7 @@ class _Level:
                     stack.add(name, own)
             self._note(unread)
             if stack is not None:
-                self._compare_maps(cell, stack, people, between, grid)
+                self._compare_maps(cell, stack, people, between, compared.asked, grid)
         result = maps.result()
         table = map_table(self._of_kind(cell.entities, cell.model), result, templates)
         write_group_maps(
@@ -382,6 +383,7 @@ class _Level:
         stack: MapStack,
         people: pd.DataFrame,
         found: Sequence[Comparison],
+        asked: GroupOptions,
         grid: Grid,
     ) -> None:
         from bids_fbn.bids.group_writing import write_comparison_maps
@@ -389,7 +391,7 @@ class _Level:
 
         rows: list[dict[str, Any]] = []
         networks = cell.first.networks
-        for comparison, t, p in compare_maps(stack, people, found, self._asked, self._seed):
+        for comparison, t, p in compare_maps(stack, people, found, asked, self._seed):
             facts = {
                 "Formula": comparison.formula,
                 "Term": comparison.term,

@@ -39,6 +39,7 @@ __all__ = [
     "compare_maps",
     "compare_sessions",
     "harmonise",
+    "has_site",
     "map_table",
     "maps_of",
     "peaks",
@@ -63,6 +64,14 @@ def kept_effects(people: pd.DataFrame, asked: GroupOptions, reference: bool) -> 
                 (text.astype(str) == level).astype(float).where(text.notna())
             )
     return pd.DataFrame(columns, index=people.index)
+
+
+def has_site(people: pd.DataFrame, asked: GroupOptions) -> pd.Series:
+    """Who can be harmonised: those of known site, group and covariates; all without ComBat."""
+    if asked.combat is None:
+        return pd.Series(True, index=people.index)
+    kept = kept_effects(people, asked, asked.combat_fit_on is not None)
+    return people[asked.combat].notna() & kept.notna().all(axis=1)
 
 
 def harmonise(values: pd.DataFrame, people: pd.DataFrame, asked: GroupOptions) -> pd.DataFrame:
@@ -90,8 +99,7 @@ def harmonise(values: pd.DataFrame, people: pd.DataFrame, asked: GroupOptions) -
     reference = asked.combat_fit_on is not None
     kept = kept_effects(people, asked, reference)
     sites = people[asked.combat].astype(object)
-    known = sites.notna() & kept.notna().all(axis=1) & people.index.isin(values.index)
-    here = people.index[known]
+    here = people.index[has_site(people, asked) & people.index.isin(values.index)]
     fit_on = None
     if reference:
         groups = people[asked.group_by].astype(object)
@@ -308,8 +316,9 @@ def compare_maps(
     The correction is over the voxels of a network. Sites are taken out of the maps as they are of
     features.
     """
+    known = has_site(people, asked)
     for comparison in found:
-        there = np.array([stack.has(name) for name in comparison.participants])
+        there = np.array([stack.has(name) and known[name] for name in comparison.participants])
         here = _only(comparison, there)
         t, p = np.full(stack.shape, np.nan), np.full(stack.shape, np.nan)
         for position in range(stack.shape[0]):
