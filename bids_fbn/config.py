@@ -237,7 +237,13 @@ class GroupOptions(_Section):
 
     def idle(self) -> list[str]:
         """A line for each option that was given and would change nothing."""
-        given = self.model_fields_set
+        # By value: a settings file has all of them.
+        default = GroupOptions()
+        given = {
+            name
+            for name in type(self).model_fields
+            if getattr(self, name) != getattr(default, name)
+        }
         lines = []
         if self.combat_fit_on is not None and self.combat is None:
             lines.append("--combat-fit-on: needs --combat, the column of the sites")

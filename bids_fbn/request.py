@@ -14,7 +14,7 @@ from bids_fbn.bids.boldrun import BoldRun
 from bids_fbn.bids.discovery import Discovery, discover, runs_table
 from bids_fbn.bids.finished import results_of_other_settings
 from bids_fbn.bids.naming import run_outputs
-from bids_fbn.config import TRAINED, Config
+from bids_fbn.config import TRAINED, Config, GroupOptions
 from bids_fbn.errors import InputError
 from bids_fbn.resources import read_plugin_settings
 
@@ -60,6 +60,8 @@ def check(config: Config) -> Request:
     from bids_fbn.signal.standard import analysis_grid
 
     faults: list[str] = _folder_faults(config)
+    if config.group != GroupOptions():
+        faults.append("options of the group level have no effect on participants; leave them out")
     found: Discovery | None = None
     if config.bids_dir.resolve() != config.output_dir.resolve():
         try:

@@ -22,6 +22,7 @@ from bids_fbn.bids.writing import (
     write_table,
 )
 from bids_fbn.cli import main
+from bids_fbn.config import Config
 from bids_fbn.networks.templates import TemplateSet, load_templates
 from bids_fbn.signal.grid import Grid
 from bids_fbn.simulation.noise import mni_head
@@ -128,10 +129,13 @@ class Study:
         table = pd.DataFrame(columns)
         table.to_csv(self.bids / "participants.tsv", sep="\t", index=False, na_rep="n/a")
 
+    @property
+    def arguments(self) -> list[str]:
+        return [str(self.bids), str(self.out), "group", f"--work-dir={self.work}"]
+
     def call(self, *options: str) -> int:
         few = [] if "--train" in options else ["--n-permutations=99", "--n-bootstrap=100"]
-        given = [str(self.bids), str(self.out), "group", f"--work-dir={self.work}"]
-        return main([*given, *few, *options])
+        return main([*self.arguments, *few, *options])
 
     def table(self, desc: str, entities: str = "_task-rest") -> pd.DataFrame:
         path = self.out / "group" / f"group{entities}_desc-{desc}_metrics.tsv"
@@ -384,3 +388,22 @@ def test_participants_files_as_they_are(
         of_maps = study.table("dualregressionmaptests")
         assert (of_maps["n"] == 6).all()
         assert (of_maps["n_voxels"] > 0).all()
+
+
+def test_options_of_the_group_are_no_options_of_a_participant(
+    study: Study, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study.add("01")
+    arguments = [str(study.bids), str(study.out), "participant", "--group-by=group"]
+    assert main([*arguments, "--dry-run"]) == 2
+    assert "have no effect on participants" in capsys.readouterr().err
+
+
+def test_settings_of_a_call_can_be_given_back(study: Study, tmp_path: Path) -> None:
+    for subject in ("01", "02"):
+        study.add(subject)
+    options = {"bids_dir": study.bids, "output_dir": study.out, "analysis_level": "group"}
+    settings = tmp_path / "settings.toml"
+    settings.write_text(Config.from_options(options).to_toml())
+    assert study.call("--model=dualregression", f"--config-file={settings}") == 0
+    assert main([*study.arguments, f"--config-file={settings}", "--train", "--model=ica"]) == 2
