@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from command import assert_valid_bids
+from scipy.stats import chi2
 
 from bids_fbn.bids.boldrun import BoldRun
 from bids_fbn.bids.columns import METRICS, STATE_METRICS
@@ -85,7 +86,13 @@ class Study:
         counts[1] = 0  # never visited
         total = counts.sum(axis=1, keepdims=True)
         probabilities = np.divide(counts, total, out=np.zeros((n, n)), where=total > 0)
-        evidence = pd.DataFrame({"measure": ["held_out_variance"], "observed": 0.3 + draw(1)})
+        evidence = pd.DataFrame(
+            {
+                "measure": ["held_out_variance", *n * ["iou_search"]],
+                "observed": 0.3 + 0.1 * draw(n + 1),
+                "n_surrogates": [np.nan, *n * [20]],
+            }
+        )
         tables = {
             "metrics": metrics,
             "state_metrics": states,
@@ -202,7 +209,12 @@ def test_every_metric_of_everyone_is_in_one_table(study: Study) -> None:
     assert len(wide) == 3
     assert np.allclose(wide.loc[1, f"iou_mean.{own.index[0]}"], own["iou_mean"].iloc[0], rtol=1e-4)
     assert wide["fd_mean"].notna().all()
-    assert (study.out / "group" / "group_report.html").is_file()
+    page = (study.out / "group" / "group_report.html").read_text()
+    # p of two runs, with 20 surrogates each, cannot stand together whatever they are.
+    lowest = study.table("dualregressionmaps")["p_lowest"]
+    fisher = -4 * np.log(1 / 21)
+    assert np.allclose(lowest, len(study.networks) * chi2.sf(fisher, 4), rtol=1e-4)
+    assert "too few surrogates to tell" in page
 
 
 def test_a_second_call_changes_nothing_and_the_tree_is_valid(two_groups: Study) -> None:

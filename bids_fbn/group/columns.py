@@ -66,6 +66,10 @@ MAPS: Columns = {
         "combined by Fisher's method"
     },
     "p_corrected": {"Description": "The same, corrected over the networks (Holm)"},
+    "p_lowest": {
+        "Description": "Lowest corrected p that the surrogates of the runs allow, were all "
+        "networks as clear as can be"
+    },
     "n_runs": {"Description": "Runs that have a p"},
     "standing": {
         "Description": "Share of these runs with p < 0.05, not corrected; chance gives 0.05"

@@ -258,6 +258,9 @@ def map_table(long: pd.DataFrame, result: GroupResult, templates: TemplateSet) -
     names = list(templates.networks)
     table = template_overlap(result, templates).join(combined_p(p.reindex(columns=names)))
     table["n_participants"] = result.n_participants
+    floor = long.loc[long["measure"] == "p_lowest", "value"].to_numpy()
+    lowest = combined_p(pd.DataFrame(np.repeat(floor[:, None], len(names), axis=1), columns=names))
+    table["p_lowest"] = lowest["p_corrected"].max()
     return table.reset_index()
 
 

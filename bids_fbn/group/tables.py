@@ -62,6 +62,7 @@ COMPARED = (
 _FROM_EVIDENCE = {
     "held_out_variance": "Share of the variance of one half of the run that the maps of the other "
     "explain",
+    "p_lowest": "Lowest p of iou_search that the numbers of surrogates allow",
 }
 _TRANSITIONS = {
     "transition_probability": "Of going from the first network to the second, of all steps from "
@@ -207,9 +208,12 @@ def _melted(table: pd.DataFrame, names: str) -> Iterator[tuple[str, str, float]]
 
 
 def _from_evidence(table: pd.DataFrame) -> Iterator[tuple[str, str, float]]:
-    for measure in _FROM_EVIDENCE:
-        for value in table.loc[table["measure"] == measure, "observed"]:
-            yield measure, ALL, float(value)
+    for value in table.loc[table["measure"] == "held_out_variance", "observed"]:
+        yield "held_out_variance", ALL, float(value)
+    surrogates = table.loc[table["measure"] == "iou_search", "n_surrogates"]
+    if len(surrogates):
+        # p counts the observed value among them, and is the higher of those by the nulls.
+        yield "p_lowest", ALL, 1 / (1 + float(surrogates.min()))
 
 
 def _transitions(results: ModelResults) -> Iterator[tuple[str, str, float]]:

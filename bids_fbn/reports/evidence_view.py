@@ -159,7 +159,8 @@ def _networks(evidence: Evidence) -> dict[str, Any]:
         "axis": axis_picture(scale, 0.1 if scale.high <= 0.5 else 0.2),
         "sentence": (
             f"{evidence.n_networks or 'None'} of {len(rows)} networks overlap with their template "
-            f"more than the same search finds in {' and in '.join(map(_of_null, tested))}."
+            f"more than {'the same search' if len(searches) > 1 else 'the method'} finds in "
+            f"{' and in '.join(map(_of_null, tested))}."
             if len(tested) == len(searches)
             else f"{_NO_SURROGATES} of {_missing(searches)}: nothing says what chance gives."
         ),

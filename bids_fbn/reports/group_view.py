@@ -131,6 +131,8 @@ def _cards(
         row = section.maps.loc[name]
         p = float(row["p_corrected"])
         verdict = "untested" if np.isnan(p) else "stands" if p < ALPHA else "chance"
+        if verdict == "chance" and row.get("p_lowest", 0) >= ALPHA:
+            verdict = "undecided"
         cards.append(
             {
                 "name": name,
