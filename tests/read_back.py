@@ -17,6 +17,7 @@ import pandas as pd
 from bids_fbn.bids.naming import MODEL_OUTPUTS, OUTPUTS, SIGNAL_OUTPUTS
 from bids_fbn.bids.reading import output_layout
 from bids_fbn.bids.writing import sidecar_path
+from bids_fbn.config import TOLD
 
 __all__ = ["check_output"]
 
@@ -125,13 +126,18 @@ def _check_run(layout: Any, decomposition: Path) -> str:
     assert np.isclose(time_in, states.notna().sum() * step, rtol=1e-3)
     metrics = _table(find("metrics"))
     assert list(metrics["network"]) == networks
-    _check_evidence(_table(find("evidence")), metrics, networks)
+    _check_evidence(_table(find("evidence")), metrics, networks, model)
     return f"{prefix} {model}: {n_volumes} volumes, {n_steps} steps, {quality['n_voxels']} voxels"
 
 
-def _check_evidence(evidence: pd.DataFrame, metrics: pd.DataFrame, networks: list[str]) -> None:
+def _check_evidence(
+    evidence: pd.DataFrame, metrics: pd.DataFrame, networks: list[str], model: str
+) -> None:
     search = evidence[evidence["measure"] == "iou_search"]
-    assert list(search["network"]) == networks * 2  # beside random maps, and beside noise
+    # Beside random maps, and beside noise; what searches nothing beside noise alone.
+    nulls = ["noise"] if model in TOLD else ["fields", "noise"]
+    assert list(search["network"]) == networks * len(nulls)
+    assert list(search["null"].unique()) == nulls
     assert np.allclose(search["observed"][: len(networks)], metrics["iou_search"])
     for name in ("p", "p_corrected"):
         tested = evidence[evidence[name].notna()]

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from bids_fbn.models.compute import Compute
 from bids_fbn.models.neural import NeuralModel, Recipe
@@ -36,7 +37,10 @@ CLASSES: dict[str, type[NeuralModel]] = {"stca": STCA, "scaae": SCAAE}
 
 
 def small(name: str, grid: Grid, candidates: str = "fbn", **changes: Any) -> NeuralModel:
-    return CLASSES[name](replace(SMALL[name], **changes), "test", grid, candidates)
+    # The weights that a test starts from must not depend on the tests before it.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return CLASSES[name](replace(SMALL[name], **changes), "test", grid, candidates)
 
 
 def run_of(

@@ -152,7 +152,7 @@ def test_stca_must_see_what_is_round_the_brain(monkeypatch: pytest.MonkeyPatch) 
     grid = PLACES["middle"]
     signals = run_of(grid, 6)
     monkeypatch.setattr(stca, "_NEAR", 3)
-    model = small("stca", grid)
+    model = lively(small("stca", grid))
     assert not np.allclose(all_maps(model, signals)[0], expected(model, signals, 0), atol=1e-4)
 
 
