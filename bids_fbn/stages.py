@@ -24,11 +24,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from bids_fbn import __version__
 from bids_fbn.bids.boldrun import BoldRun
 from bids_fbn.bids.naming import model_weights_path
 from bids_fbn.bids.outputs import NetworkResults, RunWriter, denoised_image
-from bids_fbn.bids.writing import copy_file
+from bids_fbn.bids.writing import GENERATED_BY, copy_file
 from bids_fbn.config import Config
 from bids_fbn.errors import RunError
 from bids_fbn.evidence import Method
@@ -461,7 +460,7 @@ def write_networks(
                 else [path.name for path in config.models.weights]
             ),
             "ConfigurationHash": config_hash,
-            "GeneratedBy": {"Name": "bids_fbn", "Version": __version__},
+            "GeneratedBy": GENERATED_BY,
         },
         signals.kept,
         signals.n_volumes,

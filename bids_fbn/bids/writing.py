@@ -24,6 +24,7 @@ from bids_fbn.bids.naming import BIDSIGNORE
 from bids_fbn.errors import RunError
 
 __all__ = [
+    "GENERATED_BY",
     "Columns",
     "copy_file",
     "sidecar_path",
@@ -38,6 +39,8 @@ __all__ = [
 
 BIDS_VERSION = "1.11.1"
 CODE_URL = "https://github.com/bids-fbn/bids_fbn"
+# Written beside every result.
+GENERATED_BY: Mapping[str, str] = {"Name": "bids_fbn", "Version": __version__}
 
 # Column → what it holds, with `Units` where it has any.
 Columns = Mapping[str, Mapping[str, Any]]
@@ -201,11 +204,12 @@ def update_dataset_description(
             with contextlib.suppress(ValueError):  # broken by somebody else: written anew
                 present = json.loads(path.read_text())
         others = [
-            entry for entry in present.get("GeneratedBy", []) if entry.get("Name") != "bids_fbn"
+            entry
+            for entry in present.get("GeneratedBy", [])
+            if entry.get("Name") != GENERATED_BY["Name"]
         ]
         ours: dict[str, Any] = {
-            "Name": "bids_fbn",
-            "Version": __version__,
+            **GENERATED_BY,
             "CodeURL": CODE_URL,
             "ConfigurationHash": {**_our_hashes(present), **configuration},
         }
@@ -227,7 +231,7 @@ def update_dataset_description(
 
 def _our_hashes(description: Mapping[str, Any]) -> dict[str, Any]:
     for entry in description.get("GeneratedBy", []):
-        if entry.get("Name") == "bids_fbn":
+        if entry.get("Name") == GENERATED_BY["Name"]:
             return dict(entry.get("ConfigurationHash", {}))
     return {}
 

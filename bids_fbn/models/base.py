@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from bids_fbn import __version__
+from bids_fbn.bids.writing import GENERATED_BY
 from bids_fbn.config import ModelOptions
 from bids_fbn.errors import InputError
 from bids_fbn.models.card import card_path, check_grid, grid_facts, weights_hash
@@ -229,7 +229,7 @@ class Model(ABC):
             "Grid": grid_facts(self.grid),
             "Training": self.training,
             "WeightsSHA256": weights_hash(part),
-            "GeneratedBy": {"Name": "bids_fbn", "Version": __version__},
+            "GeneratedBy": GENERATED_BY,
         }
         card_part = card_path(path).with_name(card_path(path).name + ".part")
         card_part.write_text(json.dumps(card, indent=2))

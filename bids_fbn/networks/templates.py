@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from bids_fbn.signal.grid import Grid
 
-__all__ = ["TemplateSet", "load_templates", "tissue_fraction"]
+__all__ = ["SMITH_NETWORKS", "TemplateSet", "load_templates", "tissue_fraction"]
 
 # The rule by which the seed papers (SCAAE, STCA, STCNN) binarise the Smith templates; with it the
 # supports at 4 mm are theirs, voxel for voxel.
@@ -36,7 +36,7 @@ _SUPPORT_FRACTION = 0.3
 _FRACTION_RULE = f"value >= {_SUPPORT_FRACTION:g} of the map's maximum in the analysis mask"
 
 # Order of the volumes of PNAS_Smith09_rsn10.nii.gz: figure 1 of Smith et al. 2009.
-_SMITH_NETWORKS = (
+SMITH_NETWORKS = (
     "Visual1",
     "Visual2",
     "Visual3",
@@ -181,7 +181,7 @@ def _smith2009(grid: Grid) -> TemplateSet:
         image,
         grid,
         name="Smith2009",
-        networks=_SMITH_NETWORKS,
+        networks=SMITH_NETWORKS,
         reference=_SMITH_REFERENCE,
         source=f"{Path(atlas['maps']).name}, fetched by nilearn",
     )

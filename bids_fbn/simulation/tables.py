@@ -12,23 +12,11 @@ import numpy as np
 import pandas as pd
 
 from bids_fbn.networks.states import StateSummary, summarize_states
+from bids_fbn.networks.templates import SMITH_NETWORKS as NETWORKS
 from bids_fbn.simulation.cohort import GROUPS, GroupEffect
 
 __all__ = ["NETWORKS", "STUDY_EFFECT", "SimulatedStudy", "simulate_features"]
 
-# Those of Smith et al. 2009, as the templates name them.
-NETWORKS = (
-    "Visual1",
-    "Visual2",
-    "Visual3",
-    "DefaultMode",
-    "Cerebellum",
-    "Sensorimotor",
-    "Auditory",
-    "Executive",
-    "FrontoparietalRight",
-    "FrontoparietalLeft",
-)
 # Default mode lasts twice as long; half of the time, frontoparietal (right) follows executive.
 STUDY_EFFECT = GroupEffect(
     dwell_network=3, dwell_factor=2.0, transition=(7, 8), transition_share=0.45
