@@ -1,6 +1,7 @@
 """How often is something claimed that is not there? Of noise without networks, and static runs.
 
     python benchmarks/calibration.py [--runs 200] [--model NAME …] [--processes 2]
+                                     [--data static] [--no-motion-spikes] [--noise FACTOR]
 
 Every method is applied to simulated runs, cleaned as real ones are. Of noise-only runs any network
 that stands out (corrected p < 0.05) is a false one; of these and of static ones, whose
@@ -8,8 +9,12 @@ correlations do not change, any measure of change that does. With 20 surrogates 
 in 1 of 21 runs, 4.8 %; with 199 sets of maps in 9 of 200. The intervals are of Clopper and
 Pearson, 95 %.
 
+Cleaning and noise make a static run uneven in time too: --no-motion-spikes and --noise say how
+much of what is found comes from there.
+
 Models are small, so that hundreds of runs can be had; the nulls are the app's. Rows are kept in
---rows as they come, and taken up from there: a call that was killed goes on.
+--rows as they come, and taken up from there: a call that was killed goes on, if its other options
+are the same.
 """
 
 from __future__ import annotations
@@ -20,13 +25,12 @@ import shutil
 import tempfile
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from concurrent.futures import as_completed
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from common import cleaned
+from common import cleaned, processes, read_rows, write_rows
 
 from bids_fbn import evidence
 from bids_fbn.config import MODELS, Config
@@ -105,14 +109,18 @@ def claims_of(
 
 def cleaned_runs(data: str, options: argparse.Namespace, work: Path) -> list[Path]:
     """Folders of the simulated and cleaned runs; those that are there are not made again."""
-    folder = work / f"{data}-{options.runs}"
+    made = [data, f"{options.runs}x{options.volumes}", f"{options.resolution:g}mm"]
+    made += [options.nuisance, f"noise{options.noise:g}"]
+    folder = work / "-".join([*made, *(() if options.motion_spikes else ("nospikes",))])
     if not folder.is_dir():
-        with tempfile.TemporaryDirectory() as made:
+        with tempfile.TemporaryDirectory() as name:
             dataset = simulate_dataset(
-                Path(made) / data,
+                Path(name) / data,
                 n_participants=options.runs,
                 n_volumes=options.volumes,
                 resolution=options.resolution,
+                noise=options.noise,
+                motion_spikes=options.motion_spikes,
                 networks=data != "noise",
                 dynamics="static",
             )
@@ -155,6 +163,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--volumes", type=int, default=120)
     parser.add_argument("--resolution", type=float, default=12.0)
     parser.add_argument("--nuisance", default="simple")
+    parser.add_argument(
+        "--noise",
+        type=float,
+        default=1.0,
+        metavar="FACTOR",
+        help="scales all that is not a network",
+    )
+    parser.add_argument(
+        "--no-motion-spikes",
+        dest="motion_spikes",
+        action="store_false",
+        help="the head drifts but does not jump",
+    )
     parser.add_argument("--stride", type=int, default=4)
     parser.add_argument("--surrogates", type=int, default=20)
     parser.add_argument("--maps", type=int, default=199)
@@ -170,14 +191,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     # Each process has one processor; set before the libraries of its children are loaded.
     prepare_environment(1)
-    rows: list[dict[str, object]] = []
-    if options.rows and options.rows.is_file():
-        rows = pd.read_csv(options.rows, sep="\t", na_values="n/a").to_dict("records")
+    rows = read_rows(options.rows)
     done = {(row["model"], row["data"], row["run"]) for row in rows}
-    with (
-        tempfile.TemporaryDirectory() as name,
-        ProcessPoolExecutor(options.processes, get_context("spawn")) as pool,
-    ):
+    with tempfile.TemporaryDirectory() as name, processes(options.processes) as pool:
         jobs = []
         for data in options.data:
             folders = cleaned_runs(data, options, options.work or Path(name))
@@ -188,22 +204,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 if (model, data, number) not in done
             ]
         for job in as_completed(jobs):
-            try:
-                rows.append(job.result())
-            except Exception:
-                pool.shutdown(cancel_futures=True)
-                raise
-            if options.rows:
-                pd.DataFrame(rows).to_csv(options.rows, sep="\t", index=False, na_rep="n/a")
+            rows.append(job.result())
+            write_rows(options.rows, rows)
     results = pd.DataFrame(rows)
+    results = results[results["model"].isin(options.model)].copy()
     results["order"] = [options.model.index(model) for model in results["model"]]
     results = results.sort_values(["order", "data", "run"])
+    jumps = "with" if options.motion_spikes else "without"
     print(
         f"{options.runs} runs of {options.volumes} volumes at {options.resolution:g} mm, "
+        f"{options.noise:g} times the usual noise, {jumps} jumps of the head, "
         f"{options.surrogates} surrogates ({options.kind}), {options.maps} sets of maps\n"
     )
     print(table(results))
-    claimed = results.set_index(["data", "model"])[["network", "dynamics"]] < ALPHA
+    # Of static data alone there is no network to claim.
+    claimed = results.set_index(["data", "model"]).filter(["network", "dynamics"]) < ALPHA
     worst = claimed.groupby(level=[0, 1]).mean().to_numpy().max()
     if worst > options.most:
         print(f"\nmore false claims than {options.most:g}: {worst:g}")

@@ -36,9 +36,7 @@ def multiply(out: Path, n: int, folder: Path) -> None:
             target = folder / name / path.relative_to(out / first)
             target = target.with_name(target.name.replace(first, name))
             target.parent.mkdir(parents=True, exist_ok=True)
-            os.link(path, target) if path.stat().st_dev == folder.stat().st_dev else shutil.copy(
-                path, target
-            )
+            os.link(path, target)
 
 
 def measure(folder: Path) -> tuple[int, float, float]:

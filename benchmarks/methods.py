@@ -30,13 +30,12 @@ import json
 import logging
 import tempfile
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from concurrent.futures import as_completed
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from common import cleaned
+from common import cleaned, processes, read_rows, write_rows
 
 from bids_fbn.config import MODELS, Config
 from bids_fbn.environment import prepare_environment
@@ -93,9 +92,11 @@ def table(rows: pd.DataFrame) -> str:
         tested = of_method[of_method["dynamics_tested"]]
         cell = changes = "–"
         if len(tested):
-            measures = tested["dynamics"].fillna("").str.split(", ").explode()
+            # Of a table that was taken up, no measure at all is missing.
+            differ = tested["dynamics"].astype(object).fillna("")
+            measures = differ.str.split(", ").explode()
             most = measures[measures != ""].mode()
-            some = (tested["dynamics"].fillna("") != "").mean()
+            some = (differ != "").mean()
             cell = f"{100 * some:.0f} %" + (f" ({most.iloc[0]})" if len(most) else "")
             rates = tested[["switching_rate", "switching_static"]].mean()
             changes = f"{rates.iloc[0]:.1f}, static {rates.iloc[1]:.1f}"
@@ -159,11 +160,9 @@ def row_of(name: str, folder: Path, options: argparse.Namespace) -> dict[str, ob
 
 def run_all(folders: Sequence[Path], options: argparse.Namespace) -> pd.DataFrame:
     """A row for each method and run."""
-    rows: list[dict[str, object]] = []
-    if options.rows and options.rows.is_file():
-        rows = pd.read_csv(options.rows, sep="\t").to_dict("records")
+    rows = read_rows(options.rows)
     done = {(row["method"], row["run"]) for row in rows}
-    with ProcessPoolExecutor(options.processes, get_context("spawn")) as pool:
+    with processes(options.processes) as pool:
         jobs = {
             pool.submit(row_of, name, folder, options): name
             for name in options.model
@@ -176,11 +175,7 @@ def run_all(folders: Sequence[Path], options: argparse.Namespace) -> pd.DataFram
             except RunError as error:
                 print(f"{jobs[job]}: {error}", flush=True)
                 continue
-            except Exception:
-                pool.shutdown(cancel_futures=True)
-                raise
-            if options.rows:
-                pd.DataFrame(rows).to_csv(options.rows, sep="\t", index=False)
+            write_rows(options.rows, rows)
             print(f"{rows[-1]['method']}, {rows[-1]['run']}", flush=True)
     results = pd.DataFrame(rows)
     results = results[results["method"].isin(options.model)]
