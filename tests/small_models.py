@@ -22,6 +22,7 @@ __all__ = [
     "SMALL",
     "all_maps",
     "assert_same",
+    "blobs",
     "one_line",
     "run_of",
     "small",
@@ -43,20 +44,22 @@ def small(name: str, grid: Grid, candidates: str = "fbn", **changes: Any) -> Neu
         return CLASSES[name](replace(SMALL[name], **changes), "test", grid, candidates)
 
 
+def blobs(grid: Grid) -> np.ndarray:
+    """The two networks of :func:`run_of`, (2, V), 40 mm apart."""
+    middle = grid.coordinates.mean(axis=0)
+    shifts = ([20, 0, 0], [-20, 0, 10])
+    return np.stack(
+        [np.exp(-((grid.coordinates - middle - s) ** 2).sum(axis=1) / 800) for s in shifts]
+    )
+
+
 def run_of(
     grid: Grid, n_volumes: int = 16, left_out: tuple[int, ...] = (), seed: int = 0
 ) -> Signals:
     """Two blobs that go up and down, and noise."""
     rng = np.random.default_rng(seed)
-    middle = grid.coordinates.mean(axis=0)
-    blobs = np.stack(
-        [
-            np.exp(-((grid.coordinates - middle - shift) ** 2).sum(axis=1) / 800)
-            for shift in ([20, 0, 0], [-20, 0, 10])
-        ]
-    )
     courses = np.sin(np.arange(n_volumes)[:, None] / [3.0, 5.0])
-    data = 2 * courses @ blobs + 0.3 * rng.standard_normal((n_volumes, grid.n_voxels))
+    data = 2 * courses @ blobs(grid) + 0.3 * rng.standard_normal((n_volumes, grid.n_voxels))
     data = (data - data.mean(axis=0)) / data.std(axis=0)
     kept = np.setdiff1d(np.arange(n_volumes), left_out)
     covered = np.ones(grid.n_voxels, dtype=bool)

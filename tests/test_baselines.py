@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_models import CPU, all_maps, assert_same, one_line, run_of
+from small_models import CPU, all_maps, assert_same, blobs, one_line, run_of
 
 from bids_fbn import models
 from bids_fbn.baselines.base import Baseline
@@ -22,15 +22,6 @@ from bids_fbn.signal.signals import Signals
 
 WHOLE = ("pca", "ica", "sdl")
 STATES = ("cap", "hmm")
-
-
-def blobs(grid: Grid) -> np.ndarray:
-    """The two that `run_of` lets go up and down."""
-    middle = grid.coordinates.mean(axis=0)
-    shifts = ([20, 0, 0], [-20, 0, 10])
-    return np.stack(
-        [np.exp(-((grid.coordinates - middle - s) ** 2).sum(axis=1) / 800) for s in shifts]
-    )
 
 
 def make(name: str, grid: Grid, **options: Any) -> models.Model:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.image import imread
+from pages import NETWORKS, SPACE, Page, background_of, chromium, quarters, shown
 
 from bids_fbn import evidence
 from bids_fbn.bids.boldrun import BoldRun
@@ -35,14 +34,10 @@ from bids_fbn.reports.interactive import courses_chart, motion_chart, overlap_ch
 from bids_fbn.reports.intervals import Scale, interval_picture
 from bids_fbn.reports.results import read_participant
 from bids_fbn.reports.series import courses_of, motion_of, overlap_of
-from bids_fbn.signal.grid import Grid, grid_geometry
+from bids_fbn.signal.grid import Grid
 from bids_fbn.signal.windows import Steps, lay_windows
 
-SPACE = "MNI152NLin2009cAsym"
 TR = 2.0
-
-
-NETWORKS = ("DefaultMode", "Visual", "Auditory", "Salience")
 CHANGES = ("iou_window_apart", "switching_rate", "dwell_mean")
 
 
@@ -273,83 +268,14 @@ class Study:
         update_dataset_description(self.out, {}, {})
 
 
-def _tiny_grid() -> Grid:
-    affine, shape = grid_geometry(20)
-    whole = Grid(affine, np.ones(shape, dtype=bool))
-    inside = np.linalg.norm((whole.coordinates - (0, -18, 10)) / (70, 88, 70), axis=1) < 1
-    return Grid(affine, inside.reshape(shape), SPACE, "a ball")
-
-
-def _quarters(grid: Grid) -> TemplateSet:
-    """One network for each quarter of the brain, cut left from right and front from back."""
-    x, y, _ = grid.coordinates.T
-    quarter = 2 * (x > 0) + (y > -18)
-    supports = quarter == np.arange(4)[:, None]
-    return TemplateSet(
-        "Quarters", NETWORKS, supports.astype(np.float32), supports, "a quarter", "", "test"
-    )
-
-
 @pytest.fixture
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
-    grid = _tiny_grid()
-    templates = _quarters(grid)
+    grid, templates = quarters()
     # The real ones are downloads or take seconds to put on a grid.
-    brain = figures.Background(
-        np.full(grid.shape, 0.5, dtype=np.float32),
-        grid.mask.astype(np.float32),
-        grid.affine,
-        "a ball",
-    )
+    brain = background_of(grid)
     monkeypatch.setattr(pictures, "load_templates", lambda name, grid: templates)
     monkeypatch.setattr(pictures, "load_background", lambda space: brain)
     return Study(tmp_path / "out", grid, templates)
-
-
-class Page(HTMLParser):
-    """What a page shows and what it loads."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.html = path.read_text(encoding="utf-8")
-        self.loaded: list[str] = []
-        self.ids: list[str] = []
-        self.anchors: list[str] = []
-        self.alts: list[str | None] = []
-        self.cards: dict[str, str] = {}
-        self.rows: dict[str, str] = {}
-        self.open_elements: list[str] = []
-        self._words: list[str] = []
-        self.feed(self.html)
-        assert self.open_elements == []
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self._words).split())
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = dict(attrs)
-        if tag not in ("meta", "link", "img", "br"):
-            self.open_elements.append(tag)
-        if tag in ("img", "script", "link", "iframe", "source", "video"):
-            self.loaded += [url for name in ("src", "href") if (url := given.get(name))]
-        if tag == "img":
-            self.alts.append(given.get("alt"))
-        if tag == "a" and (target := given.get("href")):
-            self.anchors.append(target)
-        if name := given.get("id"):
-            self.ids.append(name)
-        if name := given.get("data-network"):
-            self.cards[name] = str(given.get("class"))
-        if name := given.get("data-row"):
-            self.rows[name] = str(given.get("class"))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open_elements.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if not {"style", "script"} & set(self.open_elements):
-            self._words.append(data)
 
 
 def test_page_names_everything_and_loads_only_what_lies_beside_it(study: Study) -> None:
@@ -377,7 +303,7 @@ def test_page_names_everything_and_loads_only_what_lies_beside_it(study: Study) 
 def test_weak_networks_are_shown_and_marked(study: Study) -> None:
     study.add("1", weak=(1, 3))
     page = Page(write_report(study.out, "01", config=study.config()))
-    weak = {name for name, classes in page.cards.items() if "weak" in classes.split()}
+    weak = {name for name, classes in page.cards.items() if "weak" in classes}
     assert set(page.cards) == set(NETWORKS)
     assert weak == {"Visual", "Salience"}
     assert page.text.count("not reliably present") == 2
@@ -391,8 +317,8 @@ def test_search_is_called_a_search(study: Study) -> None:
     assert "share 90.0% of their volumes" in text
 
 
-def _greyed(classes: dict[str, str]) -> set[str]:
-    return {name for name, given in classes.items() if "chance" in given.split()}
+def _greyed(classes: dict[str, list[str]]) -> set[str]:
+    return {name for name, given in classes.items() if "chance" in given}
 
 
 def test_network_that_the_null_does_not_support_is_greyed_and_not_hidden(study: Study) -> None:
@@ -465,7 +391,7 @@ def test_model_of_the_whole_run_has_no_states(study: Study) -> None:
     assert "Transitions between states" not in page.text
     assert not any(name.endswith("_overlap") for name in page.ids)
     # There is no time in which they could be present: the null alone decides.
-    assert all(given == "card" for given in page.cards.values())
+    assert all(given == ["card"] for given in page.cards.values())
     assert "not reliably present" not in page.text
     assert "hence no states" in page.text
 
@@ -725,32 +651,15 @@ def test_citation_files(study: Study) -> None:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    path = next(
-        (
-            found
-            for name in ("chromium", "chromium-browser", "google-chrome")
-            if (found := shutil.which(name))
-        ),
-        None,
-    )
-    if path is None:
-        pytest.skip("no Chromium on this machine")
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(
-            executable_path=path,
-            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
-        )
+    with chromium() as opened:
         yield opened
-        opened.close()
 
 
 @dataclass
 class Opened:
-    """A page in a browser that has no network."""
+    """A page in a browser."""
 
     page: Any
-    complaints: list[str]
 
     def visible(self, chart: str) -> dict[str, Any]:
         """Line → whether it is shown."""
@@ -778,25 +687,8 @@ class Opened:
 def opened(browser: Any, study: Study) -> Iterator[Opened]:
     study.add("1", weak=(3,), left_out=(20, 21))
     path = write_report(study.out, "01", config=study.config())
-    context = browser.new_context(viewport={"width": 1366, "height": 900}, offline=True)
-    page = context.new_page()
-    seen = Opened(page, [])
-    page.on(
-        "console",
-        lambda m: seen.complaints.append(m.text) if m.type in ("error", "warning") else None,
-    )
-    page.on("pageerror", lambda error: seen.complaints.append(str(error)))
-    page.on(
-        "request",
-        lambda r: (
-            seen.complaints.append(r.url)
-            if not r.url.startswith(("file:", "data:", "blob:"))
-            else None
-        ),
-    )
-    page.goto(path.as_uri())
-    yield seen
-    context.close()
+    with shown(browser, path) as page:
+        yield Opened(page)
 
 
 IOU = "sub-01_task-rest_run-1_desc-stca_overlap"
@@ -824,7 +716,6 @@ def test_browser_legend_switches_networks_off(opened: Opened) -> None:
     opened.page.locator("button[data-show='present']").click()
     assert opened.visible(IOU)["Salience"] == "legendonly"
     assert opened.visible(IOU)["DefaultMode"] is True
-    assert opened.complaints == []
 
 
 def test_browser_offers_no_button_that_sends_data(opened: Opened) -> None:
@@ -850,7 +741,6 @@ def test_browser_charts_of_a_run_zoom_together(opened: Opened) -> None:
     opened.page.locator("details.lazy summary").click()
     opened.ready(COURSES)
     assert opened.span(COURSES) == [20, 60]
-    assert opened.complaints == []
 
 
 def test_browser_without_plotly_shows_pictures(browser: Any, study: Study) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_models import CPU, all_maps, assert_same, one_line, run_of, weights_of
+from small_models import CPU, all_maps, assert_same, blobs, one_line, run_of, weights_of
 
 from bids_fbn import models
 from bids_fbn.config import ModelOptions
@@ -36,19 +36,8 @@ SMALL = STCNNRecipe(
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def blobs(grid: Grid) -> np.ndarray:
-    """The two networks of `run_of`."""
-    middle = grid.coordinates.mean(axis=0)
-    return np.stack(
-        [
-            np.exp(-((grid.coordinates - middle - shift) ** 2).sum(axis=1) / 800)
-            for shift in ([20, 0, 0], [-20, 0, 10])
-        ]
-    ).astype(np.float32)
-
-
 def template_set(grid: Grid, **networks: np.ndarray) -> TemplateSet:
-    maps = np.stack(list(networks.values()))
+    maps = np.stack(list(networks.values())).astype(np.float32)
     return TemplateSet("Test", tuple(networks), maps, maps > 0.3, "", "", "")
 
 
