@@ -51,7 +51,8 @@ METRICS: Columns = {
     "network": {"Description": "Network of the template set"},
     "weak": {
         "Description": "1: in no time step did the network's own candidate reach the state "
-        "threshold; its map is the best single candidate, not a mean"
+        "threshold; its map is not a mean, but that candidate in the step in which it overlaps "
+        "most"
     },
     "steps_present": {
         "Description": "Time steps in which the network's own candidate (one-to-one assignment) "
