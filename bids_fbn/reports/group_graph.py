@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -14,22 +12,16 @@ from bids_fbn.reports.group_page import GroupPage, GroupSection, kind_of_groups
 from bids_fbn.reports.group_strips import Lanes
 from bids_fbn.reports.palette import network_colour
 from bids_fbn.reports.templating import fixed, p_value
-from bids_fbn.reports.transitions import transition_graph
+from bids_fbn.reports.transitions import ArrowStyle, transition_graph
 
 __all__ = ["transitions_view"]
 
-_SVG = "http://www.w3.org/2000/svg"
-# The graph counts; a probability is drawn as so many of this many steps.
-_STEPS = 10_000
 # Arrows for each network; more cannot be told apart. Of differences that do not stand, fewer.
 _ARROWS, _ARROWS_GREY = 3, 1
-_GREY_WIDTH = "1.2"
+_GREY_WIDTH = 1.2  # pixels
 _GREY = "#c3cad5"
 # Where arrows have the colours of groups, nodes have none.
 _NODE = "#7a8394"
-
-# (origin, destination) → colour or None to leave it, text, class.
-_Edge = Callable[[int, int], tuple[str | None, str, str]]
 
 
 def transitions_view(
@@ -96,19 +88,18 @@ def _graph_of_all(section: GroupSection, occupancy: np.ndarray) -> dict[str, str
     )
     names = section.networks
 
-    def edge(a: int, b: int) -> tuple[str | None, str, str]:
+    def style(a: int, b: int) -> ArrowStyle:
         row = found[names[a], names[b]]
-        return (
-            None,
+        text = (
             f"{names[a]} to {names[b]}: probability {_interval(row)}, "
-            f"{int(row.n_participants)} participants",
-            "",
+            f"{int(row.n_participants)} participants"
         )
+        return ArrowStyle(text, "arrow")
 
     title = "Transitions between states, mean over participants"
     return {
         "title": "All participants",
-        "picture": _redrawn(section, occupancy, probability, title, edge),
+        "picture": transition_graph(names, occupancy, probability, title, style),
         "caption": (
             "Node: network, larger with more time in it. Arrow: transition, in the colour of the "
             f"state it leaves, wider with its probability. The {_ARROWS * len(names)} most "
@@ -137,22 +128,22 @@ def _graph_of_difference(
     colours = dict(zip(lanes.names, lanes.colours, strict=True))
     higher = (colours.get(first, network_colour(0)), colours.get(second, network_colour(1)))
 
-    def edge(a: int, b: int) -> tuple[str | None, str, str]:
+    def style(a: int, b: int) -> ArrowStyle:
         row = found[names[a], names[b]]
         text = (
             f"{names[a]} to {names[b]}: difference of probability {_signed(row.estimate)}, "
             f"p corrected {p_value(row.p_corrected)}"
         )
         if not row.p_corrected < ALPHA:
-            return _GREY, text, "chance"
-        return higher[0 if row.estimate > 0 else 1], text, "stands"
+            return ArrowStyle(text, "arrow chance", _GREY, _GREY_WIDTH)
+        return ArrowStyle(text, "arrow stands", higher[0 if row.estimate > 0 else 1])
 
     n_stand = int(standing.sum())
     versus = section.compared(comparison)
     title = f"Differences of transition probabilities, {versus}: {n_stand} stand"
     return {
         "title": f"Difference, {versus}",
-        "picture": _redrawn(section, occupancy, shown, title, edge, _NODE),
+        "picture": transition_graph(names, occupancy, shown, title, style, _NODE),
         "first": first,
         "second": second,
         "colour_first": higher[0],
@@ -164,44 +155,6 @@ def _graph_of_difference(
             " (p corrected < 0.05), in colour; thin and grey: the largest of the others."
         ),
     }
-
-
-def _redrawn(
-    section: GroupSection,
-    occupancy: np.ndarray,
-    strength: np.ndarray,
-    title: str,
-    edge: _Edge,
-    nodes: str | None = None,
-) -> str:
-    """The graph of transitions with other words and colours on arrows, perhaps on nodes."""
-    names = section.networks
-    counts = np.ceil(_STEPS * strength).astype(int)
-    drawn = transition_graph(names, occupancy, counts, title)
-    ElementTree.register_namespace("", _SVG)
-    graph = ElementTree.fromstring(drawn)
-    pairs = {
-        f"{names[a]} to {names[b]}: {counts[a, b]}": (int(a), int(b))
-        for a, b in zip(*np.nonzero(counts), strict=True)
-    }
-    for arrow in graph.findall(f"{{{_SVG}}}g[@opacity]"):
-        words = arrow.find(f"{{{_SVG}}}title")
-        assert words is not None
-        a, b = pairs[str(words.text)]
-        colour, words.text, kind = edge(a, b)
-        arrow.set("class", f"arrow {kind}".strip())
-        arrow.set("data-arrow", f"{names[a]} > {names[b]}")
-        if colour is not None:
-            for part in arrow:
-                for paint in ("stroke", "fill"):
-                    if part.get(paint, "none") != "none":
-                        part.set(paint, colour)
-                if colour == _GREY and part.get("stroke-width"):
-                    part.set("stroke-width", _GREY_WIDTH)
-    if nodes is not None:
-        for circle in graph.iter(f"{{{_SVG}}}circle"):
-            circle.set("fill", nodes)
-    return ElementTree.tostring(graph, encoding="unicode")
 
 
 def _interval(row: Any) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from bids_fbn.reports.palette import network_colour
 
-__all__ = ["transition_graph"]
+__all__ = ["ArrowStyle", "transition_graph"]
 
 _WIDTH, _HEIGHT = 560, 420
 _RING = 130
@@ -18,8 +19,35 @@ _SMALLEST, _LARGEST = 5.0, 26.0
 _NEVER = "#b6bdc9"
 
 
+@dataclass(frozen=True)
+class ArrowStyle:
+    """How one arrow is drawn.
+
+    Parameters
+    ----------
+    text : str
+        What is said of the transition.
+    kind : str
+        Classes, for the style sheet.
+    colour : str or None
+        None: that of the network which it leaves.
+    width : float or None
+        Pixels; None: wider with the frequency.
+    """
+
+    text: str
+    kind: str = ""
+    colour: str | None = None
+    width: float | None = None
+
+
 def transition_graph(
-    networks: Sequence[str], occupancy: np.ndarray, counts: np.ndarray, title: str
+    networks: Sequence[str],
+    occupancy: np.ndarray,
+    counts: np.ndarray,
+    title: str,
+    style: Callable[[int, int], ArrowStyle] | None = None,
+    node_colour: str | None = None,
 ) -> str:
     """Draw transitions between states.
 
@@ -34,9 +62,13 @@ def transition_graph(
     occupancy : ndarray (P,)
         0 to 1.
     counts : ndarray (P, P)
-        Transitions from row to column.
+        Transitions from row to column, or how strong these are, 0 or more.
     title : str
         Text for those who cannot see the picture.
+    style : callable, optional
+        Row and column → :class:`ArrowStyle`; else an arrow tells its count.
+    node_colour : str, optional
+        Of all states that were visited, instead of one colour each.
 
     Returns
     -------
@@ -53,22 +85,35 @@ def transition_graph(
     ]
     moves = counts.copy()
     np.fill_diagonal(moves, 0)
-    most = max(float(moves.max()) if moves.size else 0.0, 1.0)
+    most = float(moves.max(initial=0)) or 1.0
     # Rare ones first, so that frequent ones lie on top.
     pairs = sorted(zip(*np.nonzero(moves), strict=True), key=lambda pair: moves[pair])
-    arrows = [
-        _arrow(
-            places[a],
-            places[b],
-            float(radius[b]),
-            1 + 7 * float(moves[a, b]) / most,
-            network_colour(a),
-            f"{networks[a]} to {networks[b]}: {int(moves[a, b])}",
+    arrows = []
+    for a, b in pairs:
+        if style is None:
+            look = ArrowStyle(f"{networks[a]} to {networks[b]}: {int(moves[a, b])}")
+        else:
+            look = style(int(a), int(b))
+        arrows.append(
+            _arrow(
+                places[a],
+                places[b],
+                float(radius[b]),
+                look.width or 1 + 7 * float(moves[a, b]) / most,
+                look.colour or network_colour(a),
+                look.text,
+                _attributes(look.kind, f"{networks[a]} > {networks[b]}"),
+            )
         )
-        for a, b in pairs
-    ]
     nodes = [
-        _node(networks[p], places[p], angles[p], float(radius[p]), float(occupancy[p]), p)
+        _node(
+            networks[p],
+            places[p],
+            angles[p],
+            float(radius[p]),
+            float(occupancy[p]),
+            node_colour or network_colour(p),
+        )
         for p in range(n_networks)
     ]
     return (
@@ -78,6 +123,10 @@ def transition_graph(
     )
 
 
+def _attributes(kind: str, name: str) -> str:
+    return f' class="{kind}" data-arrow="{html.escape(name)}"' if kind else ""
+
+
 def _arrow(
     start: tuple[float, float],
     end: tuple[float, float],
@@ -85,6 +134,7 @@ def _arrow(
     width: float,
     colour: str,
     text: str,
+    attributes: str,
 ) -> str:
     """A bent arrow; the one back bends the other way, so that both can be seen."""
     (x0, y0), (x1, y1) = start, end
@@ -108,7 +158,7 @@ def _arrow(
     if length < 1:
         return ""
     return (
-        f'<g opacity="0.8"><title>{html.escape(text)}</title>'
+        f'<g opacity="0.8"{attributes}><title>{html.escape(text)}</title>'
         f'<path d="M{x0:.1f},{y0:.1f} Q{control[0]:.1f},{control[1]:.1f} '
         f'{neck[0]:.1f},{neck[1]:.1f}" fill="none" stroke="{colour}" '
         f'stroke-width="{width:.1f}"/>'
@@ -122,11 +172,11 @@ def _node(
     angle: float,
     radius: float,
     occupancy: float,
-    index: int,
+    colour: str,
 ) -> str:
     x, y = place
     visited = occupancy > 0
-    fill = network_colour(index) if visited else "#fff"
+    fill = colour if visited else "#fff"
     stroke = "#fff" if visited else _NEVER
     distance = radius + 8
     label_x, label_y = x + distance * math.cos(angle), y + distance * math.sin(angle)
