@@ -10,6 +10,8 @@ import os
 import tempfile
 from pathlib import Path
 
+from bids_fbn.errors import InputError
+
 __all__ = ["prepare_environment"]
 
 _QUIET = {
@@ -28,8 +30,18 @@ _CACHES = {
 }
 
 
-def prepare_environment(threads: int | None = None) -> None:
-    """Set what is not set; call before importing nipype, templateflow, matplotlib or torch."""
+def prepare_environment(threads: int | None = None, scratch: Path | None = None) -> None:
+    """Set what is not set; call before importing nipype, templateflow, matplotlib or torch.
+
+    Parameters
+    ----------
+    threads : int, optional
+        Of each process.
+    scratch : Path, optional
+        For temporary files where no folder for them can be written, as in a read-only container.
+    """
+    if scratch is not None:
+        _ensure_temporary_folder(scratch)
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     if threads is not None:
@@ -42,6 +54,20 @@ def prepare_environment(threads: int | None = None) -> None:
                 path = caches / folder
                 path.mkdir(parents=True, exist_ok=True)
                 os.environ[name] = str(path)
+
+
+def _ensure_temporary_folder(scratch: Path) -> None:
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        folder = scratch.absolute() / "tmp"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            raise InputError(
+                f"--work-dir {scratch}: cannot be written, nor can /tmp; give a folder that can"
+            ) from None
+        os.environ["TMPDIR"] = str(folder)
 
 
 def _home_is_writable() -> bool:
