@@ -26,7 +26,7 @@ from sklearn.model_selection import StratifiedKFold
 
 from bids_fbn.group.design import comparisons
 from bids_fbn.group.harmonise import Combat
-from bids_fbn.group.statistics import families, test_features
+from bids_fbn.group.statistics import compare_features, families
 from bids_fbn.simulation.tables import STUDY_EFFECT, simulate_features
 
 ALPHA = 0.05
@@ -55,7 +55,7 @@ def significant(
         for comparison in found:
             if comparison.kind != "groups":
                 continue
-            table = test_features(
+            table = compare_features(
                 values[columns],
                 comparison,
                 correction="max",

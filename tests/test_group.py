@@ -184,16 +184,12 @@ def test_every_metric_of_everyone_is_in_one_table(study: Study) -> None:
     runs = [study.add("01", run="1"), study.add("01", run="2"), study.add("02", "ica", run="1")]
     assert study.call() == 0
     long = study.table("long", "")
-    assert (
-        set(zip(long["participant_id"], long["model"], strict=True))
-        == {
-            ("sub-01", "dualregression"),
-            ("sub-02", "ica"),
-            ("sub-01", np.nan),
-            ("sub-02", np.nan),
-        }
-        or long["model"].isna().sum() == 6
-    )  # NaN differs from NaN
+    assert set(zip(long["participant_id"], long["model"].fillna("n/a"), strict=True)) == {
+        ("sub-01", "dualregression"),
+        ("sub-02", "ica"),
+        ("sub-01", "n/a"),
+        ("sub-02", "n/a"),
+    }
     own = pd.read_csv(study.path(runs[1], "metrics"), sep="\t").set_index("network")
     of_run = long[(long["participant_id"] == "sub-01") & (long["run"] == 2)]
     found = of_run[of_run["measure"] == "iou_mean"].set_index("network")["value"]
@@ -270,6 +266,68 @@ def test_combat_takes_out_what_the_sites_do(two_groups: Study) -> None:
     assert len(two_groups.table("dualregressionharmonised")) == 12
 
 
+def test_maps_that_cannot_be_read_stop_no_more_than_their_comparison(
+    two_groups: Study, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in (5, 6, 10, 11, 12):  # of site b, all but one
+        entities = {"subject": f"{number:02d}", "task": "rest"}
+        run = BoldRun(entities, Path(), 2.0, two_groups.grid.space, 0)
+        two_groups.path(run, "components").write_bytes(b"torn")
+    assert two_groups.call("--group-by=group", "--combat=site") == 0
+    printed = capsys.readouterr().err
+    assert "one participant only at b" in printed
+    assert "maps are not compared" in printed
+    assert (two_groups.table("dualregressionmaps")["n_participants"] == 7).all()
+    assert two_groups.table("dualregressiontests")["p"].notna().any()
+    assert (two_groups.out / "group" / "group_report.html").is_file()
+
+
+def test_groups_and_sites_may_be_numbers(
+    two_groups: Study, capsys: pytest.CaptureFixture[str]
+) -> None:
+    two_groups.participants(
+        participant_id=[f"sub-{number:02d}" for number in range(1, 13)],
+        group=[1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, None],
+        site=[7, 7, 7, 8, 8, 8] * 2,
+    )
+    options = ["--group-by=group", "--combat=site", "--combat-fit-on=1"]
+    assert two_groups.call(*options) == 0
+    assert "nothing is compared" not in capsys.readouterr().err
+    tests = two_groups.table("dualregressiontests")
+    assert set(tests["comparison"]) == {"group2Vs1"}
+    found = tests.query("measure == 'dwell_mean' and p_corrected < 0.05")
+    assert list(found["network"]) == [two_groups.networks[0]]
+    assert set(two_groups.table("dualregressiontransitions")["group"]) == {"all", "1", "2"}
+    assert set(two_groups.table("sites")["site"]) == {"all", "7", "8"}
+    page = (two_groups.out / "group" / "group_report.html").read_text()
+    assert "2 − 1" in page
+    assert '"names":["1","2","no group"]' in page
+
+
+def test_runs_with_and_without_acquisition_are_of_two_kinds(study: Study) -> None:
+    for subject in ("01", "02"):
+        study.add(subject)
+        study.add(subject, acquisition="fast")
+    assert study.call() == 0
+    # Of one run of either participant, not of two.
+    fisher = -4 * np.log(1 / 21)
+    for entities in ("_task-rest", "_task-rest_acq-fast"):
+        lowest = study.table("dualregressionmaps", entities)["p_lowest"]
+        assert np.allclose(lowest, len(study.networks) * chi2.sf(fisher, 4), rtol=1e-4)
+    page = (study.out / "group" / "group_report.html").read_text()
+    assert 'id="task-rest_acquisition-fast_desc-dualregression"' in page
+
+
+def test_each_model_is_drawn_on_its_own_grid(study: Study) -> None:
+    study.add("01")
+    study.grid = mni_head(20.0, "MNI152NLin2009cAsym").grid
+    study.templates = load_templates(TEMPLATES, study.grid)
+    study.add("01", "ica")
+    assert study.call() == 0
+    page = (study.out / "group" / "group_report.html").read_text()
+    assert page.count("<img src=") == 2 * len(study.networks)
+
+
 def test_sessions_are_compared_in_the_same_participants(study: Study) -> None:
     for number in range(8):
         study.add(f"{number}", session="1")
@@ -331,6 +389,14 @@ def test_results_of_different_settings_are_refused_with_who_differs(
         (["--task-id=nback"], 2, "no results left"),
         (["--participants-file=nowhere.tsv"], 2, "--participants-file nowhere.tsv: no such file"),
         (["--combat-fit-on=control"], 2, "--combat-fit-on: needs --combat"),
+        (["--combat=site", "--combat-fit-on=control"], 2, "--combat-fit-on: needs --group-by"),
+        (
+            ["--group-by=group", "--combat=site", "--combat-fit-on=controls"],
+            2,
+            "--combat-fit-on controls: no such group in group of",
+        ),
+        (["--group-by=fd_mean"], 2, "no column 'fd_mean'; the columns are: group, age, site"),
+        (["--combat=fd_mean"], 2, "no column 'fd_mean'; the columns are: group, age, site"),
         (["--held-out=0.5"], 2, "--held-out: needs --train"),
         (["--train"], 2, "--train: name one --model of"),
         (["--n-permutations=0"], 2, "--n-permutations"),
@@ -347,7 +413,9 @@ def test_options_that_cannot_be_followed_are_said_in_one_line(
 ) -> None:
     if options == ["--train"]:
         options = ["--train", "--model", "ica"]
+    before = two_groups.files()
     assert two_groups.call(*options) == code
+    assert (two_groups.files() == before) == (code == 2)
     printed = capsys.readouterr().err
     assert message in printed
     assert "Traceback" not in printed

@@ -5,25 +5,24 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
 import pytest
+from pages import NETWORKS, Page, background_of, chromium, quarters, shown
 
-from bids_fbn.networks.templates import TemplateSet
-from bids_fbn.reports import figures, group_view
+from bids_fbn.reports import group_view
 from bids_fbn.reports.group import GroupPage, GroupSection, write_group_report
 from bids_fbn.reports.group_quality import outliers, quality_of_effects, robust_z
 from bids_fbn.reports.group_strips import lanes_of, section_strips
-from bids_fbn.signal.grid import Grid, grid_geometry
+from bids_fbn.reports.palette import network_colour
+from bids_fbn.reports.transitions import ArrowStyle, transition_graph
 
-NETWORKS = ("DefaultMode", "Visual", "Auditory", "Salience")
 OF_NETWORK = ("iou_mean", "fractional_occupancy", "dwell_mean")
 OF_RUN = ("switching_rate", "occupancy_entropy")
 MOVES = tuple(f"{a} > {b}" for a, b in itertools.permutations(NETWORKS, 2))
@@ -62,7 +61,7 @@ def make_page(n: int = 40, *, groups: bool = True, runs: int = 2, seed: int = 0)
         index=pd.Index(names, name="participant_id"),
     )
     section = GroupSection(
-        task="rest",
+        entities={"task": "rest"},
         model="stca",
         networks=NETWORKS,
         maps=pd.DataFrame(
@@ -150,20 +149,12 @@ def make_transitions(rng: np.random.Generator, n: int, groups: bool) -> pd.DataF
 
 def with_maps(page: GroupPage, monkeypatch: pytest.MonkeyPatch) -> GroupPage:
     """The same page with mean maps on a coarse grid."""
-    affine, shape = grid_geometry(20)
-    whole = Grid(affine, np.ones(shape, dtype=bool))
-    inside = np.linalg.norm((whole.coordinates - (0, -18, 10)) / (70, 88, 70), axis=1) < 1
-    grid = Grid(affine, inside.reshape(shape), "MNI152NLin2009cAsym", "a ball")
-    x, y, _ = grid.coordinates.T
-    supports = 2 * (x > 0) + (y > -18) == np.arange(4)[:, None]
-    maps = supports.astype(np.float32)
-    templates = TemplateSet("Quarters", NETWORKS, maps, supports, "a quarter", "", "test")
-    brain = figures.Background(
-        np.full(shape, 0.5, np.float32), grid.mask.astype(np.float32), affine, "a ball"
-    )
+    grid, templates = quarters()
+    brain = background_of(grid)
     monkeypatch.setattr(group_view, "load_background", lambda space: brain)
-    section = replace(page.sections[0], mean_maps=2 * maps, templates=templates)
-    return replace(page, sections=[section], grid=grid)
+    maps = 2 * templates.maps
+    section = replace(page.sections[0], grid=grid, mean_maps=maps, templates=templates)
+    return replace(page, sections=[section])
 
 
 def harmonised(page: GroupPage) -> GroupPage:
@@ -175,55 +166,6 @@ def harmonised(page: GroupPage) -> GroupPage:
         measure="iou_mean", site="site" + site.astype(str), before=rows["after"] + 0.05 * site
     )
     return replace(page, sections=[replace(page.sections[0], harmonised=rows)])
-
-
-class Page(HTMLParser):
-    """What a page shows, loads and links to."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.html = path.read_text(encoding="utf-8")
-        self.loaded: list[str] = []
-        self.ids: list[str] = []
-        self.anchors: list[str] = []
-        self.classes: dict[str, list[str]] = {}
-        self.arrows: list[tuple[str, str]] = []
-        self.open_elements: list[str] = []
-        self._words: list[str] = []
-        self.feed(self.html)
-        assert self.open_elements == []
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self._words).split())
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = dict(attrs)
-        if tag not in ("meta", "link", "img", "br", "input"):
-            self.open_elements.append(tag)
-        if tag in ("img", "script", "link", "iframe", "source", "video"):
-            self.loaded += [url for name in ("src", "href") if (url := given.get(name))]
-        if tag == "a" and (target := given.get("href")):
-            self.anchors.append(target)
-        if name := given.get("id"):
-            self.ids.append(name)
-        for key in ("data-row", "data-network"):
-            if name := given.get(key):
-                self.classes[name] = str(given.get("class")).split()
-        if name := given.get("data-arrow"):
-            self.arrows.append((name, str(given.get("class"))))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open_elements.pop() == tag, tag
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        if self.open_elements and self.open_elements[-1] == tag:
-            self.open_elements.pop()
-
-    def handle_data(self, data: str) -> None:
-        if not {"style", "script"} & set(self.open_elements):
-            self._words.append(data)
 
 
 def test_page_needs_nothing_beside_it_and_its_links_are_right(
@@ -280,6 +222,48 @@ def test_what_does_not_stand_is_grey(tmp_path: Path) -> None:
     marked = {name for name, kind in page.arrows if kind == "arrow stands"}
     assert marked == {"Visual > Auditory"}
     assert any(kind == "arrow chance" for _, kind in page.arrows)
+
+
+def test_a_network_with_too_few_surrogates_to_tell_is_grey_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = with_maps(make_page(), monkeypatch)
+    section = made.sections[0]
+    # Both have p 0.31; that of the second could not have been lower than 0.2.
+    maps = section.maps.assign(p_corrected=[0.001, 0.31, 0.31, 0.001], p_lowest=0.01)
+    maps.loc["Auditory", "p_lowest"] = 0.2
+    made = replace(made, sections=[replace(section, maps=maps)])
+    weak: list[bool] = []
+    draw = group_view.draw_network
+    monkeypatch.setattr(
+        group_view, "draw_network", lambda *drawn: weak.append(drawn[-1]) or draw(*drawn)
+    )
+    page = Page(write_group_report(tmp_path, made))
+    assert [("chance" in page.classes[name]) for name in NETWORKS] == [False, True, True, False]
+    assert weak == [False, True, True, False]
+    assert page.text.count("not more than chance") == 1
+    assert page.text.count("too few surrogates to tell") == 1
+
+
+def test_arrows_and_nodes_of_a_graph_can_be_drawn_otherwise() -> None:
+    occupancy, counts = np.array([0.6, 0.4, 0.0]), np.array([[5, 0.2, 0.1], [0, 3, 0], [0, 0, 0]])
+
+    def style(a: int, b: int) -> ArrowStyle:
+        text = f"{a} < {b}"
+        return ArrowStyle(text, "arrow own", "#123456", 9) if b == 1 else ArrowStyle(text)
+
+    drawn = transition_graph(["A", "B", "C"], occupancy, counts, "", style, "#654321")
+    graph = ElementTree.fromstring(drawn)
+    svg = "{http://www.w3.org/2000/svg}"
+    plain, own = graph.findall(f"{svg}g[@opacity]")  # wider ones on top
+    assert own.attrib == {"opacity": "0.8", "class": "arrow own", "data-arrow": "A > B"}
+    assert [part.text for part in (own[0], plain[0])] == ["0 < 1", "0 < 2"]
+    assert (own[1].get("stroke"), own[1].get("stroke-width")) == ("#123456", "9.0")
+    assert own[2].get("fill") == "#123456"
+    assert (plain[1].get("stroke"), plain[1].get("stroke-width")) == (network_colour(0), "4.5")
+    # A state never visited stays a ring.
+    fills = [circle.get("fill") for circle in graph.iter(f"{svg}circle")]
+    assert fills == ["#654321", "#654321", "#fff"]
 
 
 def test_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -359,9 +343,9 @@ def test_quality_beside_a_paired_effect_is_that_of_the_sessions_and_the_task() -
 
 def test_runs_of_another_acquisition_have_a_section_of_their_own(tmp_path: Path) -> None:
     made = make_page(4)
-    first = made.sections[0]
     sections = [
-        replace(first, long=first.long.assign(acquisition=label)) for label in ("fast", "slow")
+        replace(made.sections[0], entities={"task": "rest", "acquisition": label})
+        for label in ("fast", "slow")
     ]
     page = Page(write_group_report(tmp_path, replace(made, sections=sections)))
     assert len(page.ids) == len(set(page.ids))
@@ -415,36 +399,15 @@ def test_a_thousand_participants_fit_in_a_page(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    path = next(
-        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-    )
-    if path is None:
-        pytest.skip("no Chromium on this machine")
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(
-            executable_path=path,
-            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
-        )
+    with chromium() as opened:
         yield opened
-        opened.close()
 
 
 @pytest.fixture
 def opened(browser: Any, tmp_path: Path) -> Iterator[Any]:
     path = write_group_report(tmp_path, harmonised(make_page()))
-    context = browser.new_context(viewport={"width": 1300, "height": 900}, offline=True)
-    page = context.new_page()
-    complaints: list[str] = []
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on(
-        "console",
-        lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None,
-    )
-    page.goto(path.as_uri())
-    yield page
-    assert complaints == []
-    context.close()
+    with shown(browser, path) as page:
+        yield page
 
 
 SECTION = "task-rest_desc-stca"

@@ -11,11 +11,9 @@ from nilearn.mass_univariate import permuted_ols
 from scipy import stats
 
 from bids_fbn.errors import InputError
-
-# Not the functions themselves: pytest would take test_features for a test.
 from bids_fbn.group import statistics
 from bids_fbn.group.design import Comparison, comparisons, paired
-from bids_fbn.group.people import read_people
+from bids_fbn.group.people import as_text, read_people
 
 
 def _ids(n: int) -> pd.Index:
@@ -59,7 +57,7 @@ def test_error_rate_is_as_stated(missing: float) -> None:
         # Skewed, as dwell times are.
         values = _features(rng.gamma(2, size=(20, 5)))
         values = values.mask(rng.random(values.shape) < missing)
-        test = statistics.test_features(
+        test = statistics.compare_features(
             values, comparison, correction="max", n_permutations=99, seed=seed
         )
         alone += test["p"][0] <= 0.05
@@ -77,7 +75,7 @@ def test_known_effect_is_found_and_nothing_else() -> None:
     values = rng.normal(size=(40, 8))
     values[:, 3] += 1.5 * (people["diagnosis"] == "patient")
     for correction in ("max", "fdr"):
-        test = statistics.test_features(
+        test = statistics.compare_features(
             _features(values), _by_diagnosis(people, COVARIATES), correction=correction
         )
         assert list(np.flatnonzero(test["p_corrected"] < 0.05)) == [3]
@@ -92,7 +90,7 @@ def test_what_a_covariate_explains_is_no_effect_of_the_group() -> None:
     people["age"] += 10 * (people["diagnosis"] == "patient")
     values = _features((people["age"].to_numpy() / 10 + rng.normal(0, 0.5, 60))[:, None])
     crude, adjusted = (
-        statistics.test_features(
+        statistics.compare_features(
             values, _by_diagnosis(people, covariates), correction="max", n_permutations=999
         )["p"][0]
         for covariates in ([], ["age"])
@@ -105,7 +103,7 @@ def test_two_groups_without_covariates_are_a_t_test() -> None:
     rng = np.random.default_rng(4)
     people = _study(rng, 20)
     values = rng.normal(size=(20, 3))
-    test = statistics.test_features(
+    test = statistics.compare_features(
         _features(values), _by_diagnosis(people, []), correction="max", n_permutations=20_000
     )
     patients, controls = values[1::2], values[::2]
@@ -123,7 +121,7 @@ def test_two_groups_without_covariates_are_a_t_test() -> None:
 def test_interval_of_a_difference_by_the_noncentral_t() -> None:
     """The ends are where the observed t is at 97.5 % and at 2.5 % of the distribution."""
     rng = np.random.default_rng(5)
-    test = statistics.test_features(
+    test = statistics.compare_features(
         _features(rng.normal(size=(20, 6)) * 3),
         _by_diagnosis(_study(rng, 20), []),
         correction="max",
@@ -153,7 +151,7 @@ def test_intervals_cover() -> None:
             (values, score, slope / np.sqrt(slope**2 + 1)),
             (differences, sessions, slope),
         ):
-            row = statistics.test_features(
+            row = statistics.compare_features(
                 data, comparison, correction="max", n_permutations=1
             ).iloc[0]
             covered[comparison.kind] += row["ci_low"] < truth < row["ci_high"]
@@ -168,7 +166,7 @@ def test_maximum_is_that_of_nilearn() -> None:
     assert comparison.term == "age"
     age = (people[["age"]].to_numpy() - 50) / 10
     values = rng.normal(size=(30, 12)) + 0.06 * np.arange(12) * age
-    test = statistics.test_features(
+    test = statistics.compare_features(
         _features(values), comparison, correction="max", n_permutations=4000
     )
     nilearn = permuted_ols(
@@ -183,7 +181,7 @@ def test_maximum_is_that_of_nilearn() -> None:
     np.testing.assert_allclose(
         test["p_corrected"], 10.0 ** -nilearn["logp_max_t"][0], atol=4 * np.sqrt(0.5 / 4000)
     )
-    t, p = statistics.test_maps(values.astype(np.float32), comparison, 1000, seed=0)
+    t, p = statistics.compare_voxels(values.astype(np.float32), comparison, 1000, seed=0)
     np.testing.assert_allclose(t, test["t"], rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(p, test["p_corrected"], atol=4 * np.sqrt(0.25 / 1000))
 
@@ -200,10 +198,12 @@ def test_few_participants_get_the_p_of_all_arrangements(seed: int) -> None:
         lambda a, b: abs(a.mean() - b.mean()),
         alternative="greater",
     ).pvalue
-    test = statistics.test_features(_features(values), comparison, correction="max")
+    test = statistics.compare_features(_features(values), comparison, correction="max")
     assert test["p"][0] == test["p_corrected"][0] == pytest.approx(exact, abs=0.03)
     # By signs instead of permutations it would be another one, and a multiple of 1/32.
-    assert statistics.test_maps(values, comparison, 2000, 0)[1] == pytest.approx(exact, abs=0.05)
+    assert statistics.compare_voxels(values, comparison, 2000, 0)[1] == pytest.approx(
+        exact, abs=0.05
+    )
 
 
 def test_sessions_are_compared_by_signs() -> None:
@@ -212,13 +212,14 @@ def test_sessions_are_compared_by_signs() -> None:
     second = _features(rng.normal(size=(8, 4)) + np.array([0, 0, 1, 2]))
     differences, comparison, notes = paired(first, second.iloc[:-1], ("ses-1", "ses-2"))
     assert notes == ["sub-07: not in both of ses-1 and ses-2; not compared"]
-    assert (comparison.name, comparison.counts) == ("ses2VsSes1", {"ses-1": 7, "ses-2": 7})
-    test = statistics.test_features(differences, comparison, correction="max")
+    assert (comparison.name, comparison.levels) == ("ses2VsSes1", ("ses-1", "ses-2"))
+    assert len(comparison.participants) == 7
+    test = statistics.compare_features(differences, comparison, correction="max")
     np.testing.assert_allclose(test["t"], stats.ttest_1samp(differences, 0).statistic)
     np.testing.assert_allclose(test["effect_size"], differences.mean() / differences.std(ddof=1))
     exact = [_p_by_signs(differences.iloc[:, i].to_numpy()) for i in range(4)]
     np.testing.assert_allclose(test["p"], exact, atol=0.03)
-    t, p = statistics.test_maps(differences.to_numpy(np.float32), comparison, 1000, seed=0)
+    t, p = statistics.compare_voxels(differences.to_numpy(np.float32), comparison, 1000, seed=0)
     np.testing.assert_allclose(t, test["t"], rtol=1e-4)
     np.testing.assert_allclose(p, test["p_corrected"], atol=0.06)
 
@@ -239,7 +240,7 @@ def test_missing_values_leave_only_their_own_features() -> None:
     gaps[:3, 1] = np.nan
     gaps[5, 2] = np.inf
     whole, test = (
-        statistics.test_features(_features(x), comparison, correction="max")
+        statistics.compare_features(_features(x), comparison, correction="max")
         for x in (values, gaps)
     )
     assert list(test["n"]) == [24, 21, 23, 24]
@@ -248,7 +249,7 @@ def test_missing_values_leave_only_their_own_features() -> None:
         test.drop(columns="p_corrected").iloc[[0, 3]],
     )
     rest = _by_diagnosis(people.iloc[3:], ["age"])
-    alone = statistics.test_features(
+    alone = statistics.compare_features(
         _features(values[3:, 1:2], people.index[3:]), rest, correction="max"
     )
     assert alone["t"][0] == pytest.approx(test["t"][1])
@@ -265,14 +266,14 @@ def test_smaller_sets_of_participants_are_permuted_uniformly() -> None:
     np.testing.assert_array_equal(statistics._induced(orders, np.ones(5, bool)), orders)
 
 
-def test_features_of_few_participants_do_not_hide_the_others() -> None:
+def compare_features_of_few_participants_do_not_hide_the_others() -> None:
     """Chance correlations of 7 participants are higher than any true one of 60."""
     rng = np.random.default_rng(13)
     people = _study(rng, 60)
     values = rng.normal(size=(60, 6))
     values[:, 0] += 1.2 * (people["diagnosis"] == "patient")
     values[7:, 1:] = np.nan
-    test = statistics.test_features(
+    test = statistics.compare_features(
         _features(values), _by_diagnosis(people, ["age"]), correction="max"
     )
     assert list(test["n"]) == [60, 7, 7, 7, 7, 7]
@@ -288,7 +289,7 @@ def test_what_cannot_be_tested_is_nan() -> None:
     values[3::2, 3] = np.nan  # one patient
     values[:, 4] = [0.0, 1.0] * 6  # the group itself
     comparison = _by_diagnosis(people, ["age"])
-    test = statistics.test_features(_features(values), comparison, correction="fdr")
+    test = statistics.compare_features(_features(values), comparison, correction="fdr")
     assert list(test["n"]) == [12, 12, 5, 7, 12]
     numbers = ["estimate", "effect_size", "ci_low", "ci_high", "t", "p", "p_corrected"]
     assert test.loc[[1, 2, 3], numbers].isna().all(axis=None)
@@ -296,7 +297,7 @@ def test_what_cannot_be_tested_is_nan() -> None:
     assert test.loc[4, "estimate"] == pytest.approx(1)
     assert test.loc[4, "p"] < 0.01
     assert np.isnan(test.loc[4, "t"])
-    t, p = statistics.test_maps(values.astype(np.float32), comparison, 50, seed=0)
+    t, p = statistics.compare_voxels(values.astype(np.float32), comparison, 50, seed=0)
     assert list(np.isnan(p)) == [False, True, True, True, False]
     assert np.isfinite(t[0])
 
@@ -327,13 +328,13 @@ def test_three_groups_share_a_model() -> None:
     assert [c.kind for c in found] == ["groups"] * 3 + ["covariate"]
     assert {c.formula for c in found} == {"metric ~ diagnosis + age + site"}
     assert found[1].levels == ("a", "c")
-    assert found[1].counts == {"a": 10, "c": 9}
+    assert [found[1].groups.count(level) for level in found[1].levels] == [10, 9]
     assert {(c.tested.shape, c.confounds.shape) for c in found} == {((29, 1), (29, 4))}
     # Means of a, b and c are 0, 1, 3: each pair has its own difference.
     y = people["diagnosis"].map({"a": 0.0, "b": 1.0, "c": 3.0}).to_numpy()
     values = _features((y + rng.normal(0, 1e-3, 30))[:, None])
     differences = [
-        statistics.test_features(values, c, correction="max", n_permutations=1)["estimate"][0]
+        statistics.compare_features(values, c, correction="max", n_permutations=1)["estimate"][0]
         for c in found
     ]
     np.testing.assert_allclose(differences, [1, 3, 2, 0], atol=0.01)
@@ -370,7 +371,8 @@ def test_groups_too_small_to_compare_are_named() -> None:
         {"group": [1.0] * 5 + [2.0] * 5 + [3.0], "age": np.arange(11.0) ** 2}, index=_ids(11)
     )
     found, notes = comparisons(people, "group", [])
-    assert [(c.name, c.counts) for c in found] == [("group2Vs1", {"1": 5, "2": 5})]
+    assert [(c.name, c.levels) for c in found] == [("group2Vs1", ("1", "2"))]
+    assert [found[0].groups.count(level) for level in ("1", "2")] == [5, 5]
     assert notes == ["group 3: one participant only; not compared with other groups"]
 
     found, notes = comparisons(people.iloc[:5], "group", ["age"])
@@ -418,6 +420,12 @@ def test_participants_are_read(tmp_path: Path) -> None:
     assert people.table["sex"].fillna("?").tolist() == ["M", "F", "?"]
     assert people.table["site"].tolist() == ["2", "1", "1"]
     assert read_people(path, ["01"], []).table.shape == (1, 0)
+
+
+def test_codes_of_groups_are_text_and_stay_different() -> None:
+    codes = as_text(pd.Series([1.0, np.nan, 1000001, 1000002, 0.5]))
+    assert codes.fillna("?").tolist() == ["1", "?", "1000001", "1000002", "0.5"]
+    assert as_text(pd.Series(["1.0", "a"])).tolist() == ["1.0", "a"]
 
 
 def test_what_is_wrong_with_participants_is_said(tmp_path: Path) -> None:

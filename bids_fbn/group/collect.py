@@ -6,20 +6,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bids_fbn.bids.boldrun import PREFIX_ENTITIES
 from bids_fbn.bids.filenames import NamedFile, parse_name
 from bids_fbn.bids.filters import Filter, apply_filters, option_filters, read_filter_file
 from bids_fbn.bids.inputs import participants
 from bids_fbn.bids.reading import output_layout
 from bids_fbn.config import Config
 from bids_fbn.errors import InputError, RunError
+from bids_fbn.group.people import listed
 from bids_fbn.reports.results import ModelResults, Table, read_model, read_table
 
-__all__ = ["Cell", "Collected", "collect", "participant_id"]
+__all__ = ["KIND", "Cell", "Collected", "collect", "participant_id"]
 
-# Runs of these are of one kind: their values are averaged.
-_REPEATED = ("subject", "session", "run", "direction")
-# Names that one message lists.
-_SHOWN = 10
+# Entities that tell kinds of runs apart. Of a participant's sessions, runs and phase-encoding
+# directions of one kind, values are averaged.
+KIND = tuple(
+    name for name in PREFIX_ENTITIES if name not in ("subject", "session", "direction", "run")
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,15 +34,13 @@ class Cell:
     model : str
         As in ``desc-``.
     entities : mapping
-        What its runs have in common: ``task``, ``acquisition``, …
-    space : str
+        What its runs have in common: those of :data:`KIND` that they have.
     results : tuple of ModelResults
         By name of the run. All are of one configuration.
     """
 
     model: str
     entities: Mapping[str, str]
-    space: str
     results: tuple[ModelResults, ...]
 
     @property
@@ -129,7 +130,7 @@ def _filters(config: Config, known: Sequence[str]) -> tuple[Filter, ...]:
     if unknown:
         raise InputError(
             f"--participant-label {' '.join(unknown)}: no results in {config.output_dir}, which "
-            f"has those of {_names(known)}"
+            f"has those of {listed(known)}"
         )
     asked = Filter("--participant-label", "subject", tuple(data.participant_label))
     return (
@@ -164,7 +165,7 @@ def _missing(config: Config, known: Sequence[str]) -> list[str]:
     if not missing:
         return []
     return [
-        f"{_names([f'sub-{label}' for label in missing])}: in {config.bids_dir}, but without "
+        f"{listed([f'sub-{label}' for label in missing])}: in {config.bids_dir}, but without "
         "results; run the participant level for them"
     ]
 
@@ -181,15 +182,10 @@ def _incomplete(
         lacking = [run for run, finished in sorted(has.items()) if model not in finished]
         if lacking:
             lines.append(
-                f"{_names(lacking)}: no finished results of {model} (still being computed, or "
+                f"{listed(lacking)}: no finished results of {model} (still being computed, or "
                 "failed); left out for it"
             )
     return lines
-
-
-def _names(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:_SHOWN])
-    return shown + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
 def _run_name(file: NamedFile) -> str:
@@ -223,7 +219,7 @@ def _check_alike(out: Path, results: Sequence[ModelResults]) -> None:
         if len(hashes) > 1:
             # The others differ from what most have.
             groups = sorted(hashes.items(), key=lambda item: (-len(item[1]), item[0]))
-            shown = "; ".join(f"{key}: {_names(sorted(runs))}" for key, runs in groups)
+            shown = "; ".join(f"{key}: {listed(sorted(runs))}" for key, runs in groups)
             faults.append(
                 f"OUTPUT_DIR {out}: results of {model} are of {len(hashes)} configurations, which "
                 f"cannot be compared: {shown}. sub-*/log has the options of each; compute the "
@@ -237,11 +233,11 @@ def _check_alike(out: Path, results: Sequence[ModelResults]) -> None:
 def _cells(results: Sequence[ModelResults]) -> Iterator[Cell]:
     alike: dict[tuple[str, tuple[tuple[str, str], ...]], list[ModelResults]] = {}
     for found in results:
-        shared = {k: v for k, v in found.run.entities.items() if k not in _REPEATED}
-        alike.setdefault((found.label, tuple(sorted(shared.items()))), []).append(found)
-    for (model, shared_items), of_cell in sorted(alike.items()):
+        shared = tuple((k, v) for k, v in found.run.entities.items() if k in KIND)
+        alike.setdefault((found.label, shared), []).append(found)
+    for (model, shared), of_cell in sorted(alike.items()):
         of_cell.sort(key=lambda found: found.run.prefix)
-        yield Cell(model, dict(shared_items), of_cell[0].run.space, tuple(of_cell))
+        yield Cell(model, dict(shared), tuple(of_cell))
 
 
 def _quality(files: Sequence[NamedFile]) -> tuple[dict[str, Table], list[str]]:

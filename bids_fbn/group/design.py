@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from bids_fbn.group.people import MAX_LEVELS, listed
+from bids_fbn.group.people import MAX_LEVELS, as_text, listed
 
 __all__ = ["FEWEST_DF", "Comparison", "comparisons", "paired"]
 
@@ -60,13 +60,6 @@ class Comparison:
     levels: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
 
-    @property
-    def counts(self) -> dict[str, int]:
-        """How many participants there are in each of the levels."""
-        if not self.groups:
-            return dict.fromkeys(self.levels, len(self.participants))
-        return {level: self.groups.count(level) for level in self.levels}
-
 
 def comparisons(
     people: pd.DataFrame, group_by: str | None, covariates: Sequence[str]
@@ -99,7 +92,7 @@ def comparisons(
         return [], notes
     used = {}
     for name in names:
-        column = _as_text(people[name]) if name == group_by else people[name]
+        column = as_text(people[name]) if name == group_by else people[name]
         if problem := _unusable(column):
             notes.append(f"{name}: {problem}; left out of the model")
         else:
@@ -199,13 +192,6 @@ def paired(
     if single := sorted(set(first.index) ^ set(second.index)):
         notes.append(f"{listed(single)}: not in both of {' and '.join(sessions)}; not compared")
     return difference, comparison, notes
-
-
-def _as_text(column: pd.Series) -> pd.Series:
-    """Names of groups: 1.0 is group 1."""
-    if not pd.api.types.is_numeric_dtype(column):
-        return column
-    return column.map(lambda x: f"{x:g}", na_action="ignore").astype(object)
 
 
 def _unusable(column: pd.Series) -> str | None:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from bids_fbn.errors import InputError
 
-__all__ = ["MAX_LEVELS", "People", "listed", "read_people"]
+__all__ = ["MAX_LEVELS", "People", "as_text", "listed", "read_people"]
 
 # More different values than this are no categories that a group study could adjust for.
 MAX_LEVELS = 10
@@ -107,6 +107,14 @@ def listed(names: Iterable[str]) -> str:
     names = list(names)
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return ", ".join(names[:_NAMED]) + more
+
+
+def as_text(column: pd.Series) -> pd.Series:
+    """Names of groups or sites, where they may be numbers: 1.0 is "1"; NaN stays."""
+    if not pd.api.types.is_numeric_dtype(column):
+        return column
+    # Not "g" alone: 1000001 and 1000002 would be the same site.
+    return column.map(lambda code: f"{code:.15g}", na_action="ignore").astype(object)
 
 
 def _with_prefix(name: str) -> str:

@@ -20,7 +20,7 @@ from scipy.stats import beta, false_discovery_control, norm
 from bids_fbn.evidence.table import ALL
 from bids_fbn.group.design import FEWEST_DF, Comparison
 
-__all__ = ["families", "test_features", "test_maps"]
+__all__ = ["compare_features", "compare_voxels", "families"]
 
 _N_PERMUTATIONS = 5000
 _CONFIDENCE = 0.95
@@ -91,13 +91,13 @@ def families(values: pd.DataFrame) -> dict[str, list[tuple[str, str]]]:
     return found
 
 
-def test_features(
+def compare_features(
     values: pd.DataFrame,
     comparison: Comparison,
     *,
     correction: Literal["max", "fdr"],
-    n_permutations: int = _N_PERMUTATIONS,  # noqa: PT028
-    seed: int = 0,  # noqa: PT028
+    n_permutations: int = _N_PERMUTATIONS,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """Test a comparison in every feature of a family.
 
@@ -156,12 +156,12 @@ def test_features(
     return table[["measure", "network", "n", "estimate", "effect", *_NUMBERS[1:]]]
 
 
-def test_maps(
+def compare_voxels(
     maps: np.ndarray,
     comparison: Comparison,
     n_permutations: int,
     seed: int,
-    two_sided: bool = True,  # noqa: PT028
+    two_sided: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Test a comparison voxel by voxel, with p corrected by the maximum over voxels.
 

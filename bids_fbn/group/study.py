@@ -25,8 +25,8 @@ from bids_fbn.group.maps import (
     mean_over_runs,
     template_overlap,
 )
-from bids_fbn.group.statistics import families, test_features, test_maps
-from bids_fbn.group.tables import features, pair
+from bids_fbn.group.statistics import compare_features, compare_voxels, families
+from bids_fbn.group.tables import ENTITIES, features, pair
 from bids_fbn.group.transitions import group_transitions
 from bids_fbn.networks.templates import TemplateSet
 from bids_fbn.nulls.pvalues import ALPHA
@@ -55,14 +55,11 @@ def kept_effects(people: pd.DataFrame, asked: GroupOptions, reference: bool) -> 
         if reference and name == asked.group_by:
             continue
         column = people[name]
-        if pd.api.types.is_numeric_dtype(column) and name != asked.group_by:
+        if pd.api.types.is_numeric_dtype(column):
             columns[name] = column.astype(float)
             continue
-        text = column.astype(object)
-        for level in sorted(map(str, text.dropna().unique()))[1:]:
-            columns[f"{name} {level}"] = (
-                (text.astype(str) == level).astype(float).where(text.notna())
-            )
+        for level in sorted(column.dropna().unique())[1:]:
+            columns[f"{name} {level}"] = (column == level).astype(float).where(column.notna())
     return pd.DataFrame(columns, index=people.index)
 
 
@@ -82,7 +79,7 @@ def harmonise(values: pd.DataFrame, people: pd.DataFrame, asked: GroupOptions) -
     values : DataFrame
         By participant; features of a measure inform one another, as do all voxels.
     people : DataFrame
-        With the column of the sites, the groups and covariates.
+        With the column of the sites, the groups (both text) and covariates.
     asked : GroupOptions
 
     Returns
@@ -98,19 +95,18 @@ def harmonise(values: pd.DataFrame, people: pd.DataFrame, asked: GroupOptions) -
     assert asked.combat is not None
     reference = asked.combat_fit_on is not None
     kept = kept_effects(people, asked, reference)
-    sites = people[asked.combat].astype(object)
     here = people.index[has_site(people, asked) & people.index.isin(values.index)]
     fit_on = None
     if reference:
-        groups = people[asked.group_by].astype(object)
-        fit_on = (groups[here].astype(str) == asked.combat_fit_on).to_numpy()
+        groups = people.loc[here, asked.group_by]
+        fit_on = (groups == asked.combat_fit_on).to_numpy()
         if not fit_on.any():
             raise InputError(
-                f"--combat-fit-on {asked.combat_fit_on}: no such group in {asked.group_by}; there "
-                f"are {', '.join(sorted(map(str, groups.dropna().unique())))}"
+                f"--combat-fit-on {asked.combat_fit_on}: nobody of this group is among those of "
+                f"known {' and '.join([asked.combat, *kept.columns])} who have results here"
             )
     data, effects = values.reindex(here), kept.loc[here] if kept.shape[1] else None
-    at_site = sites[here].astype(str).to_numpy()
+    at_site = people.loc[here, asked.combat].to_numpy()
     pools = values.columns.get_level_values(0) if values.columns.nlevels > 1 else None
     combat = Combat.fit(data, at_site, effects, fit_on, pools)
     applied = combat.apply(data, at_site, effects)
@@ -124,7 +120,7 @@ def compare(
     parts = []
     for comparison in found:
         for columns in families(values).values():
-            table = test_features(
+            table = compare_features(
                 values[columns],
                 comparison,
                 correction=asked.correction,
@@ -147,17 +143,20 @@ def _with_comparison(table: pd.DataFrame, comparison: Comparison) -> pd.DataFram
 
 
 def compare_sessions(
-    long: pd.DataFrame, cell: Cell, asked: GroupOptions, seed: int
+    here: pd.DataFrame, asked: GroupOptions, seed: int
 ) -> tuple[pd.DataFrame, list[Comparison], list[str]]:
-    """Each session with the one before, in the same participants."""
-    if "session" not in long:
+    """Each session with the one before, in the same participants.
+
+    `here` are rows of one model and kind of run.
+    """
+    if "session" not in here:
         return pd.DataFrame(columns=list(TESTS)), [], []
-    sessions = sorted({str(r.run.session) for r in cell.results if r.run.session is not None})
+    sessions = sorted(here["session"].dropna().unique())
     tables, found, notes = [], [], []
     for first, second in pairwise(sessions):
         difference, comparison, more = paired(
-            features(long, cell, first),
-            features(long, cell, second),
+            features(here[here["session"] == first]),
+            features(here[here["session"] == second]),
             (f"ses-{first}", f"ses-{second}"),
         )
         notes += more
@@ -172,17 +171,30 @@ def compare_sessions(
 
 
 def transition_table(
-    long: pd.DataFrame,
-    cell: Cell,
+    here: pd.DataFrame,
+    names: Sequence[str],
     groups: pd.Series | None,
     n_bootstrap: int,
     seed: int,
 ) -> pd.DataFrame:
-    """Mean transition probabilities with intervals, of all participants and of each group."""
-    here = long[(long["model"] == cell.model) & (long["measure"] == "transition_count")]
-    for name, value in cell.entities.items():
-        here = here[here[name] == value]
-    names = cell.first.networks
+    """Mean transition probabilities with intervals, of all participants and of each group.
+
+    Parameters
+    ----------
+    here : DataFrame
+        Rows of one model and kind of run.
+    names : sequence of str
+        P networks.
+    groups : Series or None
+        Text, by participant.
+    n_bootstrap, seed : int
+
+    Returns
+    -------
+    DataFrame
+        With the columns ``TRANSITIONS``.
+    """
+    here = here[here["measure"] == "transition_count"]
     counts = here.groupby(["participant_id", "network"], observed=True)["value"].sum()
     # A participant's runs together: their counts add up.
     table = counts.unstack("network")  # noqa: PD010 (a Series with two keys)
@@ -192,9 +204,9 @@ def transition_table(
     probabilities = np.divide(matrices, total, out=np.zeros_like(matrices), where=total > 0)
     parts = {"all": np.ones(len(table), dtype=bool)}
     if groups is not None:
-        of_people = groups.reindex(table.index.astype(str)).astype(object)
-        for level in sorted(map(str, of_people.dropna().unique())):
-            parts[level] = (of_people.astype(str) == level).to_numpy()
+        of_people = groups.reindex(table.index.astype(str))
+        for level in sorted(of_people.dropna().unique()):
+            parts[level] = (of_people == level).to_numpy()
     rows = []
     for group, members in parts.items():
         mean = group_transitions(probabilities[members], matrices[members], n_bootstrap, seed)
@@ -246,19 +258,19 @@ def _run_maps(results: ModelResults, grid: Grid) -> ParticipantMaps:
     return ParticipantMaps(maps, membership, (maps != 0).any(axis=0))
 
 
-def map_table(long: pd.DataFrame, result: GroupResult, templates: TemplateSet) -> pd.DataFrame:
+def map_table(here: pd.DataFrame, result: GroupResult, templates: TemplateSet) -> pd.DataFrame:
     """Overlap of the group maps with their templates, and whether the networks are there.
 
-    `long` is that of one model and kind of run.
+    `here` are rows of one model and kind of run.
     """
-    here = long[long["measure"] == "p"]
-    runs = [name for name in ("participant_id", "session", "run", "direction") if name in here]
-    keys = [here[name].astype(object).where(here[name].notna(), "") for name in runs]
-    p = here.groupby([*keys, here["network"].astype(str)])["value"].first().unstack()  # noqa: PD010
+    of_p = here[here["measure"] == "p"]
+    runs = [name for name in ("participant_id", *ENTITIES) if name in of_p]
+    keys = [of_p[name].astype(object).where(of_p[name].notna(), "") for name in runs]
+    p = of_p.groupby([*keys, of_p["network"].astype(str)])["value"].first().unstack()  # noqa: PD010
     names = list(templates.networks)
     table = template_overlap(result, templates).join(combined_p(p.reindex(columns=names)))
     table["n_participants"] = result.n_participants
-    floor = long.loc[long["measure"] == "p_lowest", "value"].to_numpy()
+    floor = here.loc[here["measure"] == "p_lowest", "value"].to_numpy()
     lowest = combined_p(pd.DataFrame(np.repeat(floor[:, None], len(names), axis=1), columns=names))
     table["p_lowest"] = lowest["p_corrected"].max()
     return table.reset_index()
@@ -330,7 +342,7 @@ def compare_maps(
                 table = pd.DataFrame(maps, index=pd.Index(here.participants))
                 harmonised = harmonise(table, people, asked).reindex(here.participants)
                 maps = harmonised.to_numpy(np.float32)
-            t[position], p[position] = test_maps(maps, here, asked.n_permutations, seed)
+            t[position], p[position] = compare_voxels(maps, here, asked.n_permutations, seed)
         yield here, t, p
 
 

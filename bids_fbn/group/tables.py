@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bids_fbn.bids.boldrun import PREFIX_ENTITIES
 from bids_fbn.bids.columns import METRICS, STATE_METRICS
 from bids_fbn.bids.filenames import parse_name
 from bids_fbn.bids.writing import Columns
 from bids_fbn.errors import InputError, RunError
 from bids_fbn.evidence.table import ALL
-from bids_fbn.group.collect import Cell, Collected
+from bids_fbn.group.collect import KIND, Collected
 from bids_fbn.reports.results import ModelResults, Table
 
 __all__ = [
@@ -25,21 +26,14 @@ __all__ = [
     "features",
     "long_table",
     "metric_name",
+    "of_kind",
     "pair",
+    "quality_of",
     "wide_columns",
     "wide_table",
 ]
 
-ENTITIES = (
-    "session",
-    "task",
-    "acquisition",
-    "ceagent",
-    "reconstruction",
-    "direction",
-    "run",
-    "echo",
-)
+ENTITIES = tuple(name for name in PREFIX_ENTITIES if name != "subject")
 # Of the tables of a run, those that are compared over participants. The others say the same in
 # other words, are p-values, or are places.
 COMPARED = (
@@ -275,27 +269,45 @@ def wide_columns(wide: pd.DataFrame, quality: Mapping[str, Table]) -> Columns:
     return columns
 
 
-def features(long: pd.DataFrame, cell: Cell, session: str | None = None) -> pd.DataFrame:
-    """What is compared over participants.
+def of_kind(
+    long: pd.DataFrame, entities: Mapping[str, str], model: str | None = None
+) -> pd.DataFrame:
+    """Rows of one kind of run: those of a model, or of all models and of the run itself.
 
     Parameters
     ----------
     long : DataFrame
-    cell : Cell
-        Its model and kind of run.
-    session : str, optional
-        Only this one; else the mean over all.
+        The long table, or any with columns for entities.
+    entities : mapping
+        As those of a :class:`~bids_fbn.group.collect.Cell`.
+    model : str, optional
+    """
+    chosen = np.ones(len(long), dtype=bool)
+    if model is not None:
+        chosen &= (long["model"] == model).to_numpy()
+    for name in KIND:
+        if name in long:
+            # A run without acquisition is another kind than one with.
+            value = entities.get(name)
+            same = long[name].isna() if value is None else long[name] == value
+            chosen &= same.to_numpy()
+    return long[chosen]
+
+
+def features(here: pd.DataFrame) -> pd.DataFrame:
+    """What is compared over participants.
+
+    Parameters
+    ----------
+    here : DataFrame
+        Rows of one model and kind of run, see :func:`of_kind`; perhaps of one session.
 
     Returns
     -------
     DataFrame
         Index ``participant_id``, columns (measure, network); the mean over a participant's runs.
     """
-    here = long[(long["model"] == cell.model) & long["measure"].isin(COMPARED)]
-    for name, value in cell.entities.items():
-        here = here[here[name] == value]
-    if session is not None:
-        here = here[here["session"] == session]
+    here = here[here["measure"].isin(COMPARED)]
     order = list(dict.fromkeys(zip(here["measure"], here["network"], strict=True)))
     values = here.groupby(["participant_id", "measure", "network"], observed=True)["value"].mean()
     table = values.unstack(["measure", "network"])  # noqa: PD010 (of a Series)
@@ -304,11 +316,9 @@ def features(long: pd.DataFrame, cell: Cell, session: str | None = None) -> pd.D
     return table[chosen].sort_index()
 
 
-def quality_of(long: pd.DataFrame, cell: Cell, measure: str) -> pd.Series:
-    """A measure of quality of each participant, the mean over runs of this kind."""
-    here = long[long["model"].isna() & (long["measure"] == measure)]
-    for name, value in cell.entities.items():
-        here = here[here[name] == value]
+def quality_of(here: pd.DataFrame, measure: str) -> pd.Series:
+    """A measure of quality of each participant, the mean over runs of one kind."""
+    here = here[here["model"].isna() & (here["measure"] == measure)]
     found = here.groupby("participant_id", observed=True)["value"].mean()
     found.index = found.index.astype(str)
     return found

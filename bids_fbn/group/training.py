@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from bids_fbn import __version__
 from bids_fbn.bids.group_naming import group_table_path
 from bids_fbn.bids.naming import model_weights_path
-from bids_fbn.bids.writing import Columns, write_bidsignore, write_table
+from bids_fbn.bids.writing import GENERATED_BY, Columns, write_bidsignore, write_table
 from bids_fbn.config import TRAINED, Config
 from bids_fbn.errors import InputError, RunError
 from bids_fbn.nulls.pvalues import network_p
@@ -90,7 +89,7 @@ def train_shared(config: Config) -> int:
         facts = {
             "Description": "Scores of participants that the shared model was not trained on",
             "TrainedOn": [run.name for run in seen],
-            "GeneratedBy": {"Name": "bids_fbn", "Version": __version__},
+            "GeneratedBy": GENERATED_BY,
         }
         write_table(path, table, _SCORES, facts)
         print(f"scores of {table['participant_id'].nunique()} participants held out: {path}")

@@ -9,24 +9,23 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
+from bids_fbn.group.people import as_text
 from bids_fbn.networks.templates import TemplateSet
 from bids_fbn.signal.grid import Grid
 
 __all__ = ["GroupPage", "GroupSection", "kind_of_groups"]
 
-# Kinds of runs that are never put together, beside the task.
-_KINDS = ("acquisition", "ceagent", "reconstruction", "direction", "echo")
 _QUALITY = ("fd_mean", "n_volumes", "n_kept", "kept_seconds")
 
 
 @dataclass(frozen=True, eq=False)
 class GroupSection:
-    """A task and a model.
+    """A model and a kind of run.
 
     Parameters
     ----------
-    task : str or None
-        Label; None for names without one.
+    entities : mapping
+        What all its runs have in common, by long names: ``task``, ``acquisition``, …
     model : str
     networks : sequence of str
         P names, in the order of the template set.
@@ -44,15 +43,17 @@ class GroupSection:
         ``probability``, ``ci_low``, ``ci_high``; may be empty.
     levels : mapping
         Comparison → its two groups or sessions; the estimate is of the first minus the second.
+    grid : Grid or None
+        V voxels; None without maps.
     mean_maps : ndarray (P, V) or None
-        Mean z of the participants, on the grid of the page.
+        Mean z of the participants.
     templates : TemplateSet or None
         On the same grid.
     harmonised : DataFrame or None
         ``measure``, ``network``, ``site``, ``participant_id``, ``before``, ``after``.
     """
 
-    task: str | None
+    entities: Mapping[str, str]
     model: str
     networks: Sequence[str]
     maps: pd.DataFrame
@@ -60,31 +61,21 @@ class GroupSection:
     tests: pd.DataFrame
     transitions: pd.DataFrame
     levels: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    grid: Grid | None = None
     mean_maps: np.ndarray | None = None
     templates: TemplateSet | None = None
     harmonised: pd.DataFrame | None = None
 
-    @cached_property
-    def kind(self) -> dict[str, str]:
-        """Entities that all its runs share, the task among them."""
-        shared = {"task": self.task} if self.task else {}
-        for name in _KINDS:
-            values = self.long[name].unique() if name in self.long else []
-            if len(values) == 1 and not pd.isna(values[0]):
-                shared[name] = str(values[0])
-        return shared
-
     @property
     def id(self) -> str:
         """Its place in the page, unique in it."""
-        return "_".join(
-            f"{key}-{value}" for key, value in {**self.kind, "desc": self.model}.items()
-        )
+        named = {**self.entities, "desc": self.model}
+        return "_".join(f"{key}-{value}" for key, value in named.items())
 
     @property
     def title(self) -> str:
         """Its heading."""
-        return ", ".join([self.model, *(f"{key} {value}" for key, value in self.kind.items())])
+        return ", ".join([self.model, *(f"{key} {value}" for key, value in self.entities.items())])
 
     def compared(self, comparison: object, term: object = None) -> str:
         """What a comparison is of, in words: its groups or sessions, or its term."""
@@ -130,8 +121,6 @@ class GroupPage:
         Covariates by participant_id; may have no column.
     group_by : str or None
         Column of `people` that the dots are coloured by.
-    grid : Grid or None
-        Of the maps; without it there are no pictures.
     published : sequence of (str, DataFrame, str)
         Title, table, note.
     notes : sequence of str
@@ -146,7 +135,6 @@ class GroupPage:
     quality: pd.DataFrame
     people: pd.DataFrame
     group_by: str | None = None
-    grid: Grid | None = None
     published: Sequence[tuple[str, pd.DataFrame, str]] = ()
     notes: Sequence[str] = ()
     methods: Sequence[str] = ()
@@ -162,8 +150,7 @@ class GroupPage:
         """Level of each participant, NaN where it is not known; None without groups."""
         if self.group_by is None or self.group_by not in self.people:
             return None
-        levels = self.people[self.group_by].reindex(self.participants)
-        return levels.where(levels.isna(), levels.map(_as_text))
+        return as_text(self.people[self.group_by]).reindex(self.participants)
 
     @cached_property
     def quality_of_participants(self) -> pd.DataFrame:
@@ -189,7 +176,3 @@ def combine_runs(quality: pd.DataFrame) -> pd.DataFrame:
 def kind_of_groups(tests: pd.DataFrame) -> pd.DataFrame:
     """The tests between groups or sessions, which a picture by group can show."""
     return tests[tests["kind"].isin(("groups", "paired"))] if len(tests) else tests
-
-
-def _as_text(level: object) -> str:
-    return f"{level:g}" if isinstance(level, float) else str(level)

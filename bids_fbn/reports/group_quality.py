@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bids_fbn.group.tables import of_kind
 from bids_fbn.reports.group_page import GroupPage, GroupSection, combine_runs
 from bids_fbn.reports.group_strips import measure_label
 from bids_fbn.reports.templating import fixed, number, percent
@@ -112,10 +113,7 @@ def quality_of_effects(section: GroupSection, page: GroupPage) -> list[dict[str,
 
 def _members(section: GroupSection, page: GroupPage) -> Any:
     """(kind, levels) → [(quality by participant, who belongs)], one for each level."""
-    runs = page.quality
-    for name, value in section.kind.items():
-        if name in runs:
-            runs = runs[runs[name] == value]
+    runs = of_kind(page.quality, section.entities)
     whole = combine_runs(runs).reindex(page.participants)
     everyone = np.ones(len(whole), dtype=bool)
     sessions = (

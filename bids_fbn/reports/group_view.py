@@ -47,7 +47,8 @@ _WIDEST = 3.0
 def group_view(page: GroupPage) -> dict[str, Any]:
     """Everything that ``group.html.jinja`` shows."""
     lanes = lanes_of(page)
-    background = load_background(page.grid.space) if _has_maps(page) and page.grid else None
+    spaces = {s.grid.space for s in page.sections if s.grid and s.mean_maps is not None}
+    backgrounds = {space: load_background(space) for space in sorted(spaces)}
     far = outliers(page)
     grouped = len(lanes.names) > 1
     return {
@@ -65,7 +66,7 @@ def group_view(page: GroupPage) -> dict[str, Any]:
             "of": lanes.of_participant,
             "geometry": GEOMETRY,
         },
-        "sections": [_section(section, page, background) for section in page.sections],
+        "sections": [_section(section, page, backgrounds) for section in page.sections],
         "quality": _quality(page, far),
         "published": [
             {"title": title, "note": note, **_any_table(table)}
@@ -73,17 +74,12 @@ def group_view(page: GroupPage) -> dict[str, Any]:
         ],
         "methods": list(page.methods),
         "comparisons": _comparisons(page),
-        "background": "" if background is None else background.source,
     }
-
-
-def _has_maps(page: GroupPage) -> bool:
-    return any(section.mean_maps is not None for section in page.sections)
 
 
 def _tiles(page: GroupPage) -> list[tuple[str, str]]:
     models = {section.model for section in page.sections}
-    tasks = {section.task for section in page.sections}
+    tasks = {section.entities.get("task") for section in page.sections}
     tiles = [
         (number(len(page.participants)), _plural("participant", len(page.participants))),
         (number(len(page.quality)), _plural("run", len(page.quality))),
@@ -103,13 +99,16 @@ def _plural(word: str, n: int) -> str:
 
 
 def _section(
-    section: GroupSection, page: GroupPage, background: Background | None
+    section: GroupSection, page: GroupPage, backgrounds: Mapping[str, Background]
 ) -> dict[str, Any]:
     lanes = lanes_of(page)
+    drawn = section.grid is not None and section.mean_maps is not None
+    background = backgrounds[section.grid.space] if section.grid and drawn else None
     return {
         "id": section.id,
         "title": section.title,
-        "cards": _cards(section, page, background),
+        "cards": _cards(section, background),
+        "background": "" if background is None else background.source,
         "has_templates": section.templates is not None,
         "any_tested": "p_corrected" in section.maps
         and bool(section.maps["p_corrected"].notna().any()),
@@ -121,9 +120,7 @@ def _section(
     }
 
 
-def _cards(
-    section: GroupSection, page: GroupPage, background: Background | None
-) -> list[dict[str, Any]]:
+def _cards(section: GroupSection, background: Background | None) -> list[dict[str, Any]]:
     cards = []
     for k, name in enumerate(section.networks):
         if name not in section.maps.index or "iou" not in section.maps:
@@ -133,33 +130,35 @@ def _cards(
         verdict = "untested" if np.isnan(p) else "stands" if p < ALPHA else "chance"
         if verdict == "chance" and row.get("p_lowest", 0) >= ALPHA:
             verdict = "undecided"
+        grey = verdict in ("chance", "undecided")
         cards.append(
             {
                 "name": name,
                 "colour": network_colour(k),
-                "verdict": verdict,
+                "stands": verdict == "stands",
+                "grey": grey,
                 "badge": NETWORK_BADGES[verdict],
                 "p": "" if np.isnan(p) else p_value(p),
                 "n": int(row["n_participants"]),
                 "standing": percent(row["standing"]) if row.get("n_runs", 0) else "",
                 **{key: _fixed(row[key], 2) for key in ("iou", "dice", "r")},
-                "picture": _picture(section, page, background, k, verdict == "chance"),
+                "picture": _picture(section, background, k, grey),
             }
         )
     return cards
 
 
 def _picture(
-    section: GroupSection, page: GroupPage, background: Background | None, k: int, grey: bool
+    section: GroupSection, background: Background | None, k: int, grey: bool
 ) -> dict[str, Any] | None:
-    if section.mean_maps is None or page.grid is None or background is None:
+    if section.mean_maps is None or section.grid is None or background is None:
         return None
     templates = section.templates
     drawn = draw_network(
         section.mean_maps[k],
         None if templates is None else templates.maps[k],
         None if templates is None else templates.supports[k],
-        page.grid,
+        section.grid,
         background,
         grey,
     )
@@ -257,8 +256,6 @@ def _effect(
         "effect_value": _plain(test.effect_size),
         "interval": "n/a" if pd.isna(test.ci_low) else interval,
         "picture": picture,
-        "t": _signed(test.t, 2),
-        "t_value": _plain(test.t),
         "p": p_value(float(test.p)),
         "p_value": _plain(test.p),
         "corrected": p_value(p),
