@@ -25,6 +25,7 @@ __all__ = [
 ]
 
 _CGROUP = Path("/sys/fs/cgroup")
+_MEMBERSHIP = Path("/proc/self/cgroup")
 
 
 def _read(path: Path) -> str:
@@ -34,43 +35,90 @@ def _read(path: Path) -> str:
         return ""
 
 
-def _cgroup_processors(root: Path) -> float | None:
-    quota, _, period = _read(root / "cpu.max").partition(" ")  # version 2
+def _control_groups(root: Path, membership: Path, controller: str) -> list[Path]:
+    """Folders of the control groups that this process is in, for ``cpu`` or ``memory``.
+
+    A limit of any of them holds. SLURM sets those of a job on a group above that of its processes,
+    systemd on those of a user; in a container the group of the process is usually the root.
+    """
+    folders = [root, root / controller]  # versions 2 and 1
+    for line in _read(membership).splitlines():
+        _, controllers, group = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        hierarchy = root / controller if controllers else root
+        inside = Path(group.lstrip("/"))
+        if ".." not in inside.parts:  # of a group outside this container's namespace
+            folders += [hierarchy / part for part in (inside, *inside.parents)]
+    return list(dict.fromkeys(folders))
+
+
+def _quota(group: Path) -> float | None:
+    """Processors that a control group may use; None for no limit."""
+    quota, _, period = _read(group / "cpu.max").partition(" ")  # version 2
     if not quota:
-        quota = _read(root / "cpu" / "cpu.cfs_quota_us")
-        period = _read(root / "cpu" / "cpu.cfs_period_us")
+        quota = _read(group / "cpu.cfs_quota_us")
+        period = _read(group / "cpu.cfs_period_us")
     try:
         return float(quota) / float(period) if float(quota) > 0 else None
     except ValueError:  # "max", or no such file
         return None
 
 
+def _number(environment: Mapping[str, str], *names: str) -> int | None:
+    """The first of these variables that is a number above 0."""
+    for name in names:
+        text = environment.get(name, "")
+        if text.isdigit() and int(text) > 0:
+            return int(text)
+    return None
+
+
+# Of a task; and of a job that was not asked for processors per task.
+_SLURM_PROCESSORS = ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE")
+
+
 def available_processors(
-    environment: Mapping[str, str] = os.environ, cgroup: Path = _CGROUP
+    environment: Mapping[str, str] = os.environ,
+    cgroup: Path = _CGROUP,
+    membership: Path = _MEMBERSHIP,
 ) -> int:
-    """Processors for this process, at least 1."""
+    """Processors for this process, at least 1.
+
+    The fewest of: those that it may run on, the quota of its control groups, and what SLURM gave.
+    """
     limits: list[float] = [len(os.sched_getaffinity(0))]
-    quota = _cgroup_processors(cgroup)
-    if quota is not None:
-        limits.append(quota)
-    slurm = environment.get("SLURM_CPUS_PER_TASK", "")
-    if slurm.isdigit():
-        limits.append(int(slurm))
+    quotas = map(_quota, _control_groups(cgroup, membership, "cpu"))
+    limits += [quota for quota in quotas if quota is not None]
+    slurm = _number(environment, *_SLURM_PROCESSORS)
+    if slurm is not None:
+        limits.append(slurm)
     return max(1, int(min(limits)))
 
 
 def available_memory_gb(
-    environment: Mapping[str, str] = os.environ, cgroup: Path = _CGROUP
+    environment: Mapping[str, str] = os.environ,
+    cgroup: Path = _CGROUP,
+    membership: Path = _MEMBERSHIP,
 ) -> float:
-    """Memory for this process, GB (10⁹ bytes)."""
+    """Memory for this process, GB (10⁹ bytes).
+
+    The least of: what the machine has, the limits of its control groups, and what SLURM gave, for
+    the node (``--mem``) or for each processor (``--mem-per-cpu``).
+    """
     limits = [psutil.virtual_memory().total / 1e9]
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        text = _read(cgroup / name)
-        if text.isdigit():
-            limits.append(int(text) / 1e9)
-    slurm = environment.get("SLURM_MEM_PER_NODE", "")
-    if slurm.isdigit() and int(slurm) > 0:
-        limits.append(int(slurm) * 2**20 / 1e9)
+    for group in _control_groups(cgroup, membership, "memory"):
+        for name in ("memory.max", "memory.limit_in_bytes"):  # versions 2 and 1
+            text = _read(group / name)
+            if text.isdigit():
+                limits.append(int(text) / 1e9)
+    mebibytes = _number(environment, "SLURM_MEM_PER_NODE")
+    per_processor = _number(environment, "SLURM_MEM_PER_CPU")
+    if mebibytes is None and per_processor is not None:
+        processors = _number(environment, "SLURM_CPUS_ON_NODE", "SLURM_CPUS_PER_TASK") or 1
+        mebibytes = per_processor * processors
+    if mebibytes is not None:
+        limits.append(mebibytes * 2**20 / 1e9)
     return min(limits)
 
 
