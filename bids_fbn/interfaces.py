@@ -6,9 +6,11 @@ on another machine.
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
@@ -26,6 +28,9 @@ from bids_fbn.errors import RunSkipped
 from bids_fbn.logs import configure_worker, quieten_nipype
 from bids_fbn.signal.grid import Grid
 from bids_fbn.signal.standard import Parcels
+
+if TYPE_CHECKING:
+    from bids_fbn.models.compute import Compute
 
 __all__ = [
     "OUTCOME",
@@ -86,11 +91,32 @@ class CleanRun(SimpleInterface):
         return runtime
 
 
-class _FitInputs(BaseInterfaceInputSpec):
-    model = traits.Str(mandatory=True)
+class _ComputingInputs(BaseInterfaceInputSpec):
     folder = traits.Str(mandatory=True, desc="folder of the cleaned run")
     fingerprint = traits.Str(mandatory=True, desc="of the signals in it")
     config = traits.Str(mandatory=True, desc="JSON of a Config")
+    # nipype knows by this name that a node takes GPU slots. On what it was computed changes no
+    # result: a call is taken up where there are other GPUs, or none.
+    use_gpu = traits.Bool(False, usedefault=True, nohash=True)
+    gpus = traits.List(traits.Str, nohash=True, desc="GPUs to take one of, see GpuPool")
+    gpu_locks = traits.Str(nohash=True, desc="folder of their locks")
+
+
+@contextlib.contextmanager
+def _chosen_compute(inputs: Any, config: Config) -> Iterator[Compute]:
+    """What a node computes with: a GPU of its own, where there are any to share."""
+    if not inputs.use_gpu:
+        yield stages.compute_for(config)
+        return
+    from bids_fbn.devices import GpuPool
+
+    with GpuPool(tuple(inputs.gpus), Path(inputs.gpu_locks)).take() as device:
+        options = config.compute.model_copy(update={"device": device})
+        yield stages.compute_for(config.model_copy(update={"compute": options}))
+
+
+class _FitInputs(_ComputingInputs):
+    model = traits.Str(mandatory=True)
     checkpoint = traits.Str(nohash=True, desc="file to go on from after an interruption")
 
 
@@ -108,23 +134,21 @@ class FitModel(SimpleInterface):
         configure_worker()
         config = Config.model_validate_json(self.inputs.config)
         weights = Path(runtime.cwd) / f"{self.inputs.model}.safetensors"
-        stages.fit(
-            self.inputs.model,
-            [Path(self.inputs.folder)],
-            config,
-            stages.compute_for(config),
-            weights,
-            Path(self.inputs.checkpoint),
-        )
+        with _chosen_compute(self.inputs, config) as compute:
+            stages.fit(
+                self.inputs.model,
+                [Path(self.inputs.folder)],
+                config,
+                compute,
+                weights,
+                Path(self.inputs.checkpoint),
+            )
         self._results["weights"] = str(weights)
         return runtime
 
 
-class _FindInputs(BaseInterfaceInputSpec):
+class _FindInputs(_ComputingInputs):
     weights = File(exists=True, mandatory=True)
-    folder = traits.Str(mandatory=True, desc="folder of the cleaned run")
-    fingerprint = traits.Str(mandatory=True, desc="of the signals in it")
-    config = traits.Str(mandatory=True, desc="JSON of a Config")
 
 
 class _FindOutputs(TraitedSpec):
@@ -142,7 +166,8 @@ class FindNetworks(SimpleInterface):
         config = Config.model_validate_json(self.inputs.config)
         folder, results = Path(self.inputs.folder), Path(runtime.cwd)
         model = stages.load_model(Path(self.inputs.weights), folder, config)
-        facts = stages.analyse(model, folder, config, stages.compute_for(config), results)
+        with _chosen_compute(self.inputs, config) as compute:
+            facts = stages.analyse(model, folder, config, compute, results)
         path = results / "facts.json"
         path.write_text(json.dumps(facts))
         self._results["facts"] = str(path)
@@ -170,16 +195,17 @@ class WeighNetworks(SimpleInterface):
         config = Config.model_validate_json(self.inputs.config)
         folder, table = Path(self.inputs.folder), Path(runtime.cwd) / "evidence.tsv"
         store = Path(self.inputs.store)
-        stages.weigh(
-            stages.load_model(Path(self.inputs.weights), folder, config),
-            folder,
-            Path(self.inputs.facts).parent,
-            config,
-            stages.compute_for(config),
-            table,
-            Path(self.inputs.events) if isdefined(self.inputs.events) else None,
-            store,
-        )
+        with _chosen_compute(self.inputs, config) as compute:
+            stages.weigh(
+                stages.load_model(Path(self.inputs.weights), folder, config),
+                folder,
+                Path(self.inputs.facts).parent,
+                config,
+                compute,
+                table,
+                Path(self.inputs.events) if isdefined(self.inputs.events) else None,
+                store,
+            )
         store.unlink(missing_ok=True)
         self._results["evidence"] = str(table)
         return runtime

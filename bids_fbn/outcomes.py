@@ -196,7 +196,7 @@ def run_workflow(workflow: Any, plan: Plan) -> None:
     multiprocessing.set_forkserver_preload(
         ["bids_fbn.interfaces", "lightning_fabric", "nilearn.image"]
     )
-    plugin = "MultiProc"
+    plugin: Any = "MultiProc"
     arguments: dict[str, Any] = {
         "n_procs": compute.nprocs,
         "memory_gb": compute.mem_gb,
@@ -204,8 +204,16 @@ def run_workflow(workflow: Any, plan: Plan) -> None:
     }
     if compute.use_plugin is not None:
         plugin, arguments = read_plugin_settings(compute.use_plugin)
+        # A network file system may show here only after a minute what another node has written.
+        workflow.config["execution"]["job_finished_timeout"] = "65"
+    if plugin == "SLURMGraph":
+        from bids_fbn.slurm_graph import WaitingSLURMGraphPlugin
+
+        plugin = WaitingSLURMGraphPlugin(arguments)
     if plugin == "MultiProc":
         arguments.setdefault("mp_context", "forkserver")
+        # nipype would count all GPUs of the machine, by nvidia-smi.
+        arguments.setdefault("n_gpu_procs", plan.gpu_slots)
     try:
         workflow.run(plugin=plugin, plugin_args=arguments)
     except Exception as error:  # nipype raises what the nodes raised, and its own

@@ -25,9 +25,15 @@ from bids_fbn.config import Config
 from bids_fbn.environment import prepare_environment
 from bids_fbn.errors import FBNError, InputError
 from bids_fbn.request import Request, check, check_hashes, print_plan
-from bids_fbn.resources import available_memory_gb, available_processors
+from bids_fbn.resources import (
+    available_memory_gb,
+    available_processors,
+    read_plugin_settings,
+)
 
 if TYPE_CHECKING:
+    from bids_fbn.config import ComputeOptions
+    from bids_fbn.devices import GpuPool
     from bids_fbn.outcomes import Outcomes
     from bids_fbn.workflows.participant import Plan, RunToDo
 
@@ -49,7 +55,7 @@ def run_participant_level(config: Config) -> int:
     """
     processors = config.compute.nprocs or available_processors()
     threads = config.compute.omp_nthreads or min(processors, _MOST_THREADS)
-    prepare_environment(threads)
+    prepare_environment(threads, config.compute.work_dir)
     logs.configure(config.run.verbose)
     compute = config.compute.model_copy(
         update={
@@ -180,8 +186,34 @@ def _plan(request: Request) -> Plan:
     if not parcels.exists():
         _whole(parcels, load_parcels(request.grid).save)
     threads = config.compute.omp_nthreads or 1
-    crashes = work / "crashes" / f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
-    return Plan(config, work, grid, parcels, request.weights, threads, crashes)
+    call = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    return Plan(
+        config,
+        work,
+        grid,
+        parcels,
+        request.weights,
+        threads,
+        work / "crashes" / call,
+        _gpus(config.compute, work / "gpus" / call),
+    )
+
+
+def _gpus(compute: ComputeOptions, locks: Path) -> GpuPool | None:
+    """The GPUs that the nodes of this call share; None without any."""
+    from bids_fbn.devices import GpuPool, gpus_of
+
+    plugin = compute.use_plugin
+    if plugin is not None and read_plugin_settings(plugin)[0] != "MultiProc":
+        # Each node is a job of its own, on a machine and with GPUs that the scheduler chooses.
+        return None
+    devices = gpus_of(compute.device)
+    if len(devices) > 1:
+        logger.info(
+            "runs are spread over %d GPUs (fewer by CUDA_VISIBLE_DEVICES or --device cuda:N)",
+            len(devices),
+        )
+    return GpuPool(devices, locks) if devices else None
 
 
 def _as_node(prefix: str) -> str:

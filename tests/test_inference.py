@@ -12,16 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_models import SMALL, all_maps, run_of, small
+from small_models import CPU, SMALL, all_maps, run_of, small
 from torch import Tensor, nn
 from torch.nn import functional
 
 from bids_fbn.config import SignalOptions
+from bids_fbn.errors import RunError
 from bids_fbn.models import inference, neural, spectral, stca
 from bids_fbn.models.compute import Compute
 from bids_fbn.models.folding import fold
 from bids_fbn.models.geometry import Region
-from bids_fbn.models.inference import lowest_correlation, stretches, windows_over
+from bids_fbn.models.inference import Batches, lowest_correlation, stretches, windows_over
 from bids_fbn.models.neural import NeuralModel
 from bids_fbn.models.scaae import cut_tails
 from bids_fbn.models.spectral import SpectralConv3d
@@ -313,6 +314,76 @@ def test_a_batch_is_as_large_as_memory_allows(monkeypatch: pytest.MonkeyPatch) -
     assert inference.batch_size(cuda, 100) == 20
 
 
+class SmallMemory:
+    """Makes maps of at most so many windows at once, as a GPU whose memory does for no more."""
+
+    def __init__(self, model: NeuralModel, most: int) -> None:
+        self.mapper = model._mapper(CPU)
+        self.most = most
+        self.asked: list[int] = []
+
+    def __call__(self, batch: Tensor) -> Tensor:
+        self.asked.append(len(batch))
+        if len(batch) > self.most:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return self.mapper._mapped(batch, CPU)
+
+
+@pytest.mark.parametrize("name", ["stca", "scaae"])
+def test_a_batch_too_large_for_the_gpu_is_halved_and_maps_stay_the_same(
+    ball_grid: Grid, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = small(name, ball_grid)
+    signals = run_of(ball_grid, 30)
+    box = model._to_box(torch.from_numpy(signals.rows(0, 30))[None])[0]
+    windows = windows_over(box, model.window, 1)
+    memory = SmallMemory(model, 3)
+    batches = Batches(name, 10)
+    steps = np.arange(len(windows))
+    with caplog.at_level(logging.WARNING):
+        found = [(s.copy(), m.clone()) for s, m in batches.maps(steps, windows, memory)]
+    assert np.array_equal(np.concatenate([s for s, _ in found]), steps)
+    expected_maps = torch.from_numpy(np.stack(list(all_maps(model, signals).values())))
+    torch.testing.assert_close(
+        torch.cat([maps for _, maps in found]), expected_maps, rtol=1e-4, atol=1e-5
+    )
+    # Smaller for good, and each time it is said.
+    assert memory.asked[:3] == [10, 5, 3]
+    assert max(memory.asked[3:]) == batches.size == 3
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [
+        f"{name}: out of GPU memory with 10 windows in a batch; going on with 5",
+        f"{name}: out of GPU memory with 5 windows in a batch; going on with 3",
+    ]
+
+
+def test_all_maps_of_a_run_are_made_though_batches_had_to_be_halved(
+    ball_grid: Grid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = small("stca", ball_grid)
+    signals = run_of(ball_grid, 60, left_out=(31,))
+    whole = all_maps(model, signals)
+    mapped = NeuralModel._mapped
+
+    def small_memory(mapper: NeuralModel, batch: Tensor, compute: Compute) -> Tensor:
+        if len(batch) > 2:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return mapped(mapper, batch, compute)
+
+    monkeypatch.setattr(NeuralModel, "_mapped", small_memory)
+    halved = all_maps(model, signals)
+    assert halved.keys() == whole.keys()
+    for step, maps in whole.items():
+        np.testing.assert_allclose(halved[step], maps, rtol=1e-4, atol=1e-5)
+
+
+def test_memory_that_does_not_do_for_one_window_is_an_error_of_the_run(ball_grid: Grid) -> None:
+    model = small("stca", ball_grid)
+    windows = torch.zeros(4, model.window, *model.box_shape)
+    with pytest.raises(RunError, match="stca: the GPU's memory does not do for a single window"):
+        list(Batches("stca", 4).maps(np.arange(4), windows, SmallMemory(model, 0)))
+
+
 # --- bf16 ---------------------------------------------------------------------------------------
 
 
@@ -386,6 +457,29 @@ def test_a_gpu_gives_the_same_maps(name: str, precision: Any, least: float) -> N
     batches = list(model.maps(signals, Compute("cuda:0", precision)))
     assert all(maps.device.type == "cuda" for _, maps in batches)
     assert lowest_correlation(torch.cat([maps for _, maps in batches]).cpu(), precise) > least
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_a_gpu_with_too_little_memory_gives_the_same_maps(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    grid = PLACES["middle"]
+    signals = run_of(grid, 80)
+    model = small("stca", grid, channels=32)
+    compute = Compute("cuda:0", "fp32")
+    whole = torch.cat([maps.cpu() for _, maps in model.maps(signals, compute)])
+    torch.cuda.empty_cache()
+    # More than there is, in one batch.
+    monkeypatch.setattr(neural, "batch_size", lambda device, bytes_each: 64)
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(64 * 2**20 / total)
+    try:
+        with caplog.at_level(logging.WARNING):
+            halved = torch.cat([maps.cpu() for _, maps in model.maps(signals, compute)])
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert "out of GPU memory" in caplog.text
+    torch.testing.assert_close(halved, whole, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.realdata

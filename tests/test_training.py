@@ -161,6 +161,21 @@ def test_a_training_that_diverges_is_an_error_of_the_run(ball_grid: Grid) -> Non
     assert "diverged at step" in one_line(error)
 
 
+def test_a_batch_too_large_for_the_gpu_is_an_error_of_the_run(
+    ball_grid: Grid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not divided: batch norm would see other statistics than on a larger GPU."""
+    model = small("scaae", ball_grid)
+
+    def too_large(network: Any, batch: Any, stage: str) -> torch.Tensor:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(model, "loss", too_large)
+    with pytest.raises(RunError, match="scaae: 4 windows in a training step") as error:
+        model.fit([run_of(ball_grid)], CPU)
+    assert "--precision bf16, a smaller --batch" in one_line(error)
+
+
 def test_a_run_without_a_window_is_an_error_of_the_run(ball_grid: Grid) -> None:
     with pytest.raises(RunError) as error:
         small("stca", ball_grid).fit([run_of(ball_grid, 5)], CPU)

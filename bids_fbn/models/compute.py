@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 
+from bids_fbn.devices import use_given_gpus
 from bids_fbn.errors import InputError
 from bids_fbn.resources import Processes
 
@@ -87,7 +88,7 @@ def choose_compute(
     threads: int | None = None,
     processes: Processes | None = None,
 ) -> Compute:
-    """Settle ``auto``.
+    """Settle ``auto``; of several GPUs only those that the scheduler gave count.
 
     Parameters
     ----------
@@ -103,11 +104,14 @@ def choose_compute(
     Raises
     ------
     InputError
-        If a GPU was required and there is none, or there are more processes than GPUs.
+        If a GPU was required and there is none, there are more processes than GPUs, or it cannot
+        be told which of several GPUs are ours, see :func:`~bids_fbn.devices.use_given_gpus`.
     """
     processes = processes or Processes()
     if threads is not None:
         torch.set_num_threads(threads)
+    if device != "cpu":
+        use_given_gpus()
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda"):

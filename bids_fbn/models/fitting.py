@@ -233,8 +233,9 @@ def train(
     Raises
     ------
     RunError
-        If the loss is no longer finite, there are fewer windows than processes, or the checkpoint
-        is of another training.
+        If the loss is no longer finite, there are fewer windows than processes, the checkpoint
+        is of another training, or a GPU has too little memory for a batch. A batch is not divided
+        unasked: batch norm would see other statistics, and the model depend on the GPU.
     """
     return _Loop(network, plan, loss_of, fabric, checkpoint).run()
 
@@ -274,7 +275,14 @@ class _Loop:
         self._started = self._last_message = self._last_checkpoint = time.monotonic()
         self._done_before = len(progress.losses)
         while progress.stage < len(self._plan.stages):
-            self._run_stage(optimizer_state)
+            try:
+                self._run_stage(optimizer_state)
+            except torch.cuda.OutOfMemoryError:
+                raise RunError(
+                    f"{self._plan.name}: {self._plan.batch} windows in a training step are too "
+                    "many for the GPU's memory; take --precision bf16, a smaller --batch, a "
+                    "coarser --resolution, or a GPU with more memory that nobody else uses"
+                ) from None
             optimizer_state = None
         for parameter in self._network.parameters():
             parameter.requires_grad_(True)

@@ -6,13 +6,25 @@ memory. What is in memory at once does not depend on how many windows there are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["LOWEST_R", "batch_size", "lowest_correlation", "stretches", "windows_over"]
+from bids_fbn.errors import RunError
+
+__all__ = [
+    "LOWEST_R",
+    "Batches",
+    "batch_size",
+    "lowest_correlation",
+    "stretches",
+    "windows_over",
+]
+
+logger = logging.getLogger(__name__)
 
 # Maps in bf16 must correlate at least this well with those in fp32.
 LOWEST_R = 0.999
@@ -38,6 +50,76 @@ def batch_size(device: torch.device, bytes_each: int) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         room = _GPU_SHARE * free
     return int(max(1, min(_MOST_WINDOWS, room // bytes_each)))
+
+
+class Batches:
+    """Takes windows through a model in batches, smaller ones once a GPU's memory has run out.
+
+    How large a batch is changes the maps in the last digits only.
+
+    Parameters
+    ----------
+    name : str
+        For messages.
+    size : int
+        Windows in a batch, at most; halved for good whenever memory runs out.
+    """
+
+    def __init__(self, name: str, size: int) -> None:
+        self.size = size
+        self._name = name
+
+    def maps(
+        self, steps: np.ndarray, windows: Tensor, maps_of: Callable[[Tensor], Tensor]
+    ) -> Iterator[tuple[np.ndarray, Tensor]]:
+        """Maps of windows (S, W, X, Y, Z) of the steps (S,), batch by batch.
+
+        Yields
+        ------
+        steps : ndarray (B,) of int
+        maps : Tensor (B, K, V)
+            By `maps_of`.
+
+        Raises
+        ------
+        RunError
+            If memory does not do for a single window.
+        """
+        first = 0
+        while first < len(windows):
+            batch = windows[first : first + self.size]
+            maps = self._tried(batch, maps_of)
+            if maps is None:
+                self._halve(len(batch))
+                continue
+            yield steps[first : first + len(batch)], maps
+            # Not to be held while the next ones are computed.
+            del maps
+            first += len(batch)
+
+    @staticmethod
+    def _tried(batch: Tensor, maps_of: Callable[[Tensor], Tensor]) -> Tensor | None:
+        # What the failed computation holds is free once this function has returned, not before:
+        # the error has its frames.
+        try:
+            return maps_of(batch)
+        except torch.cuda.OutOfMemoryError:
+            return None
+
+    def _halve(self, count: int) -> None:
+        torch.cuda.empty_cache()
+        if count == 1:
+            raise RunError(
+                f"{self._name}: the GPU's memory does not do for a single window; take a coarser "
+                "--resolution, --device cpu, or a GPU that nobody else uses"
+            )
+        self.size = -(-count // 2)
+        logger.warning(
+            "%s: out of GPU memory with %d windows in a batch; going on with %d",
+            self._name,
+            count,
+            self.size,
+        )
 
 
 def stretches(starts: np.ndarray, window: int, most_rows: int) -> Iterator[tuple[slice, int]]:

@@ -7,6 +7,7 @@ import logging
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -24,6 +25,7 @@ from bids_fbn.models.fitting import Plan, Stage, train
 from bids_fbn.models.geometry import Region
 from bids_fbn.models.inference import (
     LOWEST_R,
+    Batches,
     batch_size,
     lowest_correlation,
     stretches,
@@ -336,7 +338,8 @@ class NeuralModel(Model):
     ) -> Iterator[tuple[np.ndarray, Tensor]]:
         """Candidate maps of every step that has a window, batch by batch.
 
-        How precise they are is left in ``inference``.
+        How precise they are is left in ``inference``. Batches get smaller where the memory of a
+        GPU runs out.
 
         Yields
         ------
@@ -351,21 +354,18 @@ class NeuralModel(Model):
         steps = np.flatnonzero(starts >= 0)
         starts = starts[steps]
         bytes_each = 4 * self.recipe.channels * int(np.prod(self.grid.shape))
-        size = batch_size(device, _COPIES * bytes_each)
-        most_rows = self.window + max(self.window, stride * size)
+        batches = Batches(self.name, batch_size(device, _COPIES * bytes_each))
+        most_rows = self.window + max(self.window, stride * batches.size)
         mapper: NeuralModel | None = None
         for stretch, gap in stretches(starts, self.window, most_rows):
             first, last = starts[stretch][0], starts[stretch][-1] + self.window
             rows = torch.from_numpy(signals.rows(first, last)).to(device)
             windows = windows_over(self._to_box(rows[None])[0], self.window, gap)
-            for batch, chosen in zip(
-                windows.split(size),
-                np.split(steps[stretch], range(size, len(windows), size)),
-                strict=True,
-            ):
-                if mapper is None:
-                    mapper, compute = self._checked_mapper(batch[:1], compute)
-                yield chosen, mapper._mapped(batch, compute)
+            if mapper is None:
+                mapper, compute = self._checked_mapper(windows[:1], compute)
+            yield from batches.maps(
+                steps[stretch], windows, partial(mapper._mapped, compute=compute)
+            )
 
     def _mapped(self, batch: Tensor, compute: Compute) -> Tensor:
         with torch.no_grad(), compute.autocast():

@@ -15,11 +15,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nipype.pipeline import engine as pe
 
 from bids_fbn.bids.boldrun import BoldRun
-from bids_fbn.config import Config
+from bids_fbn.config import BASELINES, Config
 from bids_fbn.interfaces import (
     CleanRun,
     FindNetworks,
@@ -29,6 +30,9 @@ from bids_fbn.interfaces import (
     WriteNetworks,
     WriteSignal,
 )
+
+if TYPE_CHECKING:
+    from bids_fbn.devices import GpuPool
 
 __all__ = [
     "CleanedFolder",
@@ -89,6 +93,8 @@ class Plan:
         For a node that computes with several.
     crashes : Path
         Folder for crash files.
+    gpus : GpuPool, optional
+        That nodes with a neural network share; without one each computes on what the config says.
     """
 
     config: Config
@@ -98,6 +104,12 @@ class Plan:
     weights: Mapping[str, Path]
     threads: int
     crashes: Path
+    gpus: GpuPool | None = None
+
+    @property
+    def gpu_slots(self) -> int:
+        """What nipype calls ``n_gpu_procs``: a node takes as many of them as it has threads."""
+        return 0 if self.gpus is None else len(self.gpus.devices) * self.threads
 
     def workflow(self, name: str) -> pe.Workflow:
         workflow = pe.Workflow(name=name, base_dir=str(self.work))
@@ -168,6 +180,11 @@ def networks_workflow(plan: Plan, cleaned: Sequence[CleanedFolder]) -> pe.Workfl
             weigh = _weigh(plan, item, model, weighing)
             write = _write(plan, item, model, writing)
             fit = None if model in plan.weights else _fit(plan, item, model, computing)
+            if plan.gpus is not None and model not in BASELINES:
+                for node in (find, weigh) if fit is None else (fit, find, weigh):
+                    node.inputs.use_gpu = True
+                    node.inputs.gpus = list(plan.gpus.devices)
+                    node.inputs.gpu_locks = str(plan.gpus.locks)
             for node in (find, weigh, write):
                 if fit is None:
                     node.inputs.weights = str(plan.weights[model])
