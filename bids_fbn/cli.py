@@ -33,6 +33,13 @@ examples:
   run.py /data/fmriprep /out participant --participant-label 01 --model stca scaae -w /tmp/work
   run.py --demo demo/input        (makes a small dataset with known networks to try things on)
 
+other commands, each with a --help of its own:
+  python -m bids_fbn.slurm        batch scripts for a cluster
+  python -m bids_fbn.train        one model for many participants
+  python -m bids_fbn.reliability  repeated runs of the same participants
+  python -m bids_fbn.evaluate     methods on simulated data
+  python -m bids_fbn.simulate     a dataset with known networks
+
 exit codes: 0 all was written; 1 a run failed, the others are done; 2 the command line or an
 input is wrong, nothing was started.
 """
@@ -345,7 +352,9 @@ def add_recipe_options(group: Any) -> None:
 
 def add_device_options(group: Any) -> None:
     """Options on what it is computed with; for training alone too."""
-    group.add_argument("--device", metavar="auto|cpu|cuda[:N]", help="(auto)")
+    group.add_argument(
+        "--device", metavar="auto|cpu|cuda[:N]", help="auto takes GPUs if it sees any (auto)"
+    )
     group.add_argument(
         "--precision",
         choices=["auto", "fp32", "bf16"],
