@@ -9,7 +9,7 @@ READY := $(VENV)/ready
 DEMO_OPTIONS := --model stca ica dualregression --templates seitzman2018 --resolution 8 --sloppy \
 	--nuisance high_pass wm_csf --fd-thresh 0.5 --stride 2 --n-surrogates 20 --device cpu
 
-.PHONY: demo test lint setup clean
+.PHONY: demo test lint setup containers clean
 
 setup: $(READY)
 
@@ -27,12 +27,16 @@ demo: $(READY)
 	@echo "                         file://$(CURDIR)/demo/output/group/group_report.html"
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# As root on Debian or Ubuntu: builds both images and runs them as docs/containers.md says.
+containers: $(READY)
+	containers/test
 
 clean:
 	rm -rf demo work $(VENV)
