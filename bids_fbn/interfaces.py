@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -177,7 +178,7 @@ class FindNetworks(SimpleInterface):
 class _WeighInputs(_FindInputs):
     facts = File(exists=True, mandatory=True, desc="beside the networks")
     events = File(exists=True)
-    store = traits.Str(nohash=True, desc="file that keeps the surrogates that are done")
+    store = traits.Str(nohash=True, desc="folder that keeps what is measured of surrogates")
 
 
 class _WeighOutputs(TraitedSpec):
@@ -206,7 +207,7 @@ class WeighNetworks(SimpleInterface):
                 Path(self.inputs.events) if isdefined(self.inputs.events) else None,
                 store,
             )
-        store.unlink(missing_ok=True)
+        shutil.rmtree(store, ignore_errors=True)
         self._results["evidence"] = str(table)
         return runtime
 

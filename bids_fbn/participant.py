@@ -223,7 +223,8 @@ def _as_node(prefix: str) -> str:
 
 
 def _whole(path: Path, save: Callable[[Path], None]) -> None:
-    part = path.with_name(f"{os.getpid()}-{path.name}")
+    # Processes of several nodes may share the folder, and their numbers.
+    part = path.with_name(f"{uuid.uuid4().hex}-{path.name}")
     save(part)
     os.replace(part, path)
 

@@ -282,7 +282,7 @@ def weigh(
         TSV to write.
     events : Path, optional
     store : Path, optional
-        Where the measures of the surrogates are kept as they come.
+        Folder that keeps what is measured of each surrogate as it comes.
     """
     signals = Signals.load(folder)
     templates = load_templates(config.networks.templates, signals.grid)

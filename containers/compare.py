@@ -1,4 +1,4 @@
-"""Is an output dataset the one that was expected? Its files by a committed list, its numbers by another run's.
+"""Is an output dataset the expected one? Files by a committed list, numbers by another run's.
 
 usage: compare.py OUT LIST [REFERENCE]     (--write makes LIST from OUT)
 """
@@ -29,9 +29,11 @@ def files_of(out: Path) -> list[str]:
 
 
 def difference(a: Path, b: Path) -> float:
-    """Largest difference of two images or tables, relative to the largest value; inf if of another kind."""
+    """Largest difference of images or tables, relative to the largest value; inf if unlike."""
     if a.suffix == ".tsv":
-        return difference_of_tables(*(pd.read_csv(path, sep="\t", na_values="n/a") for path in (a, b)))
+        return difference_of_tables(
+            *(pd.read_csv(path, sep="\t", na_values="n/a") for path in (a, b))
+        )
     x, y = (np.asarray(nib.load(path).dataobj, dtype=np.float64) for path in (a, b))
     return np.inf if x.shape != y.shape else relative(x, y)
 

@@ -1,7 +1,7 @@
 """Fill an image with the files that runs would otherwise download, and say what there is.
 
-What lies in TEMPLATEFLOW_HOME and NILEARN_DATA already is taken, the rest is downloaded. The app's own
-functions ask for the files, so that no list of them can be forgotten here. Fails where a file
+What lies in TEMPLATEFLOW_HOME and NILEARN_DATA already is taken, the rest is downloaded. The app's
+own functions ask for the files, so that no list of them can be forgotten here. Fails where a file
 of the default template set or of fMRIPrep's default space can be had from neither.
 """
 
@@ -15,9 +15,7 @@ from bids_fbn.signal.standard import analysis_grid, background_image, load_parce
 NEEDED = "MNI152NLin2009cAsym"
 WANTED = "MNI152NLin6Asym"
 RESOLUTION = 4.0  # mm; any will do
-HELP = (
-    "Build where there is a network, or put the files into containers/templates (its README says how)."
-)
+HELP = "Build where there is a network, or fill containers/templates, as its README says."
 
 
 def sources(space: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What can be said of the images without building them; ``make containers`` builds and runs them."""
+"""What can be said of the images without building them, which ``make containers`` does."""
 
 from __future__ import annotations
 

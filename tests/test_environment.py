@@ -52,7 +52,7 @@ def test_temporary_files_go_to_the_work_folder_where_nothing_else_can_be_written
 @pytest.mark.usefixtures("no_temporary_folder")
 def test_a_work_folder_that_cannot_be_written_either_is_said_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "work").write_text("a file")
-    with pytest.raises(InputError, match="--work-dir .*work: cannot be written, nor can /tmp"):
+    with pytest.raises(InputError, match=r"--work-dir .*work: cannot be written, nor can /tmp"):
         prepare_environment(scratch=tmp_path / "work")
 
 

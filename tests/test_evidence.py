@@ -184,6 +184,26 @@ def test_dynamics_are_taken_up_again_where_they_were_left(
     pd.testing.assert_frame_equal(table(again), table(whole))
 
 
+def test_the_search_is_taken_up_again_where_it_was_left(
+    windowed: tuple[Method, Signals], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method, run = windowed
+    whole = search_evidence(method, run, 5, 9)
+    store = tmp_path / "kept" / "search"
+    search_evidence(method, run, 2, 9, store)
+    searched = []
+    original = Method.budget_maps
+
+    def counted(self: Method, *args: Any) -> Any:
+        searched.append(1)
+        return original(self, *args)
+
+    monkeypatch.setattr(Method, "budget_maps", counted)
+    again = search_evidence(method, run, 5, 9, store)
+    assert len(searched) == 1 + 3  # the run itself, and the surrogates that were left
+    pd.testing.assert_frame_equal(table(again), table(whole))
+
+
 def test_dynamics_of_a_run_that_has_some(ball_grid: Grid, templates: TemplateSet) -> None:
     """First one blob alone, then the other: static surrogates cannot do that."""
     rng = np.random.default_rng(0)

@@ -72,7 +72,7 @@ def weigh(
     events : DataFrame, optional
         From :func:`~bids_fbn.nulls.task.read_events`.
     store : Path, optional
-        See :func:`dynamic_evidence`.
+        Folder that keeps what is measured of each surrogate as it comes; taken up again.
     refit_halves : bool
         Train on each half by itself even if that takes long, so that nothing of the other half is
         in its maps.
@@ -83,7 +83,8 @@ def weigh(
         With the columns :data:`COLUMNS`.
     """
     names = method.templates.networks
-    rows = search_evidence(method, signals, asked.n_surrogates, asked.n_surrogate_maps)
+    of_search, of_change = (store / "search", store / "change") if store else (None, None)
+    rows = search_evidence(method, signals, asked.n_surrogates, asked.n_surrogate_maps, of_search)
     half = half_evidence(replace(method, refit=method.refit or refit_halves), signals)
     if half is not None:
         rows += half.rows(names)
@@ -91,6 +92,6 @@ def weigh(
         steps = method.model.steps(signals, method.stride)
         rows += task_evidence(signals, networks, steps, courses, names, events, method.seed)
     rows += dynamic_evidence(
-        method, signals, networks, asked.n_surrogates, asked.surrogates, store
+        method, signals, networks, asked.n_surrogates, asked.surrogates, of_change
     )
     return pd.DataFrame(rows, columns=list(COLUMNS))

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import logging
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from bids_fbn.evidence.method import Method
+from bids_fbn.evidence.surrogates import over_surrogates
 from bids_fbn.evidence.table import ALL, null_values, row
 from bids_fbn.networks.dynamics import RunNetworks, mean_over_steps
 from bids_fbn.networks.states import NO_STATE, assign_states, summarize_states
@@ -21,8 +19,6 @@ from bids_fbn.signal.signals import Signals
 from bids_fbn.signal.windows import Steps
 
 __all__ = ["dynamic_evidence", "dynamic_measures"]
-
-logger = logging.getLogger(__name__)
 
 
 def dynamic_measures(
@@ -85,7 +81,7 @@ def dynamic_evidence(
     kind : {"phase", "var"}
         See :func:`~bids_fbn.nulls.series.surrogate_runs`.
     store : Path, optional
-        Where the measures of each surrogate are kept as they come, and taken up again.
+        File that keeps the measures of each surrogate as they come; taken up again.
 
     Returns
     -------
@@ -98,32 +94,19 @@ def dynamic_evidence(
     if len(steps) < 2:
         return []
     observed = dynamic_measures(networks, steps, method.state_threshold, names)
-    done = _read_lines(store)
-    with _Lines(store) as lines:
-        for number, surrogate in _not_done(
-            surrogate_runs(signals, kind, n_surrogates, method.seed), len(done)
-        ):
-            found, steps = method.networks(method.on(surrogate), surrogate)
-            measures = dynamic_measures(found, steps, method.state_threshold, names)
-            done.append(list(measures.values()))
-            lines.add(done[-1])
-            level = logging.DEBUG if (number + 1) % 10 else logging.INFO
-            logger.log(
-                level,
-                "%s, %s: surrogate %d of %d",
-                signals.name,
-                method.model.name,
-                number + 1,
-                n_surrogates,
-            )
-    null = np.array(done[:n_surrogates], dtype=float).reshape(n_surrogates, len(observed))
+
+    def measured(surrogate: Signals) -> list[float]:
+        found, steps = method.networks(method.on(surrogate), surrogate)
+        return list(dynamic_measures(found, steps, method.state_threshold, names).values())
+
+    null = over_surrogates(
+        surrogate_runs(signals, kind, n_surrogates, method.seed),
+        n_surrogates,
+        measured,
+        store,
+        f"{signals.name}, {method.model.name}, change over time",
+    ).reshape(n_surrogates, len(observed))
     return _dynamic_rows(observed, null, kind)
-
-
-def _not_done(runs: Iterator[Signals], n_done: int) -> Iterator[tuple[int, Signals]]:
-    for number, run in enumerate(runs):
-        if number >= n_done:
-            yield number, run
 
 
 def _dynamic_rows(
@@ -151,34 +134,3 @@ def _dynamic_rows(
         )
         for k, (measure, network) in enumerate(keys)
     ]
-
-
-class _Lines:
-    """A list of numbers a line, on the disk as soon as it is added."""
-
-    def __init__(self, path: Path | None) -> None:
-        self._file = open(path, "a") if path else None  # noqa: SIM115 (closed by __exit__)
-
-    def __enter__(self) -> _Lines:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._file:
-            self._file.close()
-
-    def add(self, numbers: Sequence[float]) -> None:
-        if self._file:
-            self._file.write(json.dumps(list(numbers)) + "\n")
-            self._file.flush()
-            os.fsync(self._file.fileno())
-
-
-def _read_lines(path: Path | None) -> list[list[float]]:
-    if path is None or not path.is_file():
-        return []
-    lines = path.read_text().splitlines(keepends=True)
-    # A call that was killed may have left half a line.
-    whole = [line for line in lines if line.endswith("\n")]
-    if len(whole) < len(lines):
-        path.write_text("".join(whole))
-    return [json.loads(line) for line in whole]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bids_fbn.evidence.method import Method
+from bids_fbn.evidence.surrogates import over_surrogates
 from bids_fbn.evidence.table import null_values, row
 from bids_fbn.networks.overlap import Matcher
 from bids_fbn.nulls.pvalues import corrected_p, p_of
@@ -18,7 +20,11 @@ __all__ = ["search_evidence"]
 
 
 def search_evidence(
-    method: Method, signals: Signals, n_surrogates: int, n_surrogate_maps: int
+    method: Method,
+    signals: Signals,
+    n_surrogates: int,
+    n_surrogate_maps: int,
+    store: Path | None = None,
 ) -> list[dict[str, Any]]:
     """Overlap of each template with the map assigned to it among the budget of maps.
 
@@ -42,6 +48,8 @@ def search_evidence(
         Runs of noise.
     n_surrogate_maps : int
         Sets of random maps.
+    store : Path, optional
+        File that keeps what is found in each run of noise as it comes; taken up again.
     """
     import torch
 
@@ -63,11 +71,16 @@ def search_evidence(
             method.seed,
             torch.get_num_threads(),
         ).null
-    nulls["noise"] = np.array(
-        [
-            search_statistic(matcher.match(method.budget_maps(method.on(run), run)).iou)
-            for run in surrogate_runs(signals, "noise", n_surrogates, method.seed)
-        ]
+
+    def searched(run: Signals) -> np.ndarray:
+        return search_statistic(matcher.match(method.budget_maps(method.on(run), run)).iou)
+
+    nulls["noise"] = over_surrogates(
+        surrogate_runs(signals, "noise", n_surrogates, method.seed),
+        n_surrogates,
+        searched,
+        store,
+        f"{signals.name}, {method.model.name}, search",
     ).reshape(n_surrogates, len(statistic))
     rows = []
     for kind, null in nulls.items():

@@ -211,7 +211,7 @@ def _write_signal(item: CleanedFolder, config: str) -> pe.Node:
 
 
 def _kept_file(plan: Plan, item: CleanedFolder, model: str, kind: str) -> str:
-    """A file that outlives a killed call; of just this signal with just these settings."""
+    """What outlives a killed call; of just this signal with just these settings."""
     marks = f"{item.fingerprint}_{item.to_do.model_hashes[model]}"
     return str(plan.work / f"{item.to_do.run.prefix}_{model}_{marks}.{kind}")
 
@@ -248,7 +248,7 @@ def _weigh(plan: Plan, item: CleanedFolder, model: str, config: str) -> pe.Node:
             folder=str(item.folder),
             fingerprint=item.fingerprint,
             config=config,
-            store=_kept_file(plan, item, model, "surrogates"),
+            store=_kept_file(plan, item, model, "surrogate-values"),
         ),
         name=node_name("weigh", run.prefix, model),
         n_procs=plan.threads,
