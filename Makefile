@@ -34,8 +34,10 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# As root on Debian or Ubuntu: builds both images and runs them as docs/containers.md says.
+# As root on Debian or Ubuntu: builds both images and runs them as docs/containers.md says, and a
+# cluster of one node, as docs/hpc.md does.
 containers: $(READY)
+	containers/slurm-test --python $(CURDIR)/$(BIN)/python || [ $$? = 3 ]
 	containers/test
 
 clean:
