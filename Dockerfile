@@ -1,5 +1,5 @@
 # docker build -t bids_fbn .                                                            PyTorch for GPUs and CPUs
-# docker build -t bids_fbn --build-arg TORCH=cpu --build-arg TORCH_INDEX=ADDRESS .      for CPUs alone, 2 GB instead of 8
+# docker build -t bids_fbn --build-arg TORCH=cpu --build-arg TORCH_INDEX=ADDRESS .      for CPUs alone, 1.8 GB
 # ADDRESS is where pytorch.org ("Get started") says that its packages for CPUs are.
 
 ARG BASE=docker.io/library/debian:bookworm-slim
@@ -16,7 +16,6 @@ COPY bids_fbn /src/bids_fbn
 RUN /src/containers/install app
 ENV NILEARN_DATA=/app/nilearn_data TEMPLATEFLOW_HOME=/app/templateflow
 COPY containers /src/containers
-COPY containers/templates /src/templates
 RUN /src/containers/install templates
 
 FROM ${BASE}

@@ -73,6 +73,19 @@ def test_the_harness_runs_every_command_of_the_page() -> None:
     assert "for way in convert build" in HARNESS
 
 
+def test_the_readme_has_the_commands_that_are_run() -> None:
+    readme = (TOP / "README.md").read_text()
+    page = PAGE + (TOP / "docs" / "hpc.md").read_text()
+    run = dict(
+        re.findall(r"^<!-- run: (.*?) -->\n```sh\n(.*?)```$", page, re.MULTILINE | re.DOTALL)
+    )
+    for name in ("docker participant", "docker group", "apptainer participant", "write"):
+        assert run[name] in readme
+    for line in readme.splitlines():
+        if line.startswith(("docker run", "apptainer run", "python -m bids_fbn.slurm")):
+            assert any(line in commands.splitlines() for commands in run.values()), line
+
+
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """An output dataset of a table and an image."""
@@ -81,7 +94,7 @@ def tree(tmp_path: Path) -> Path:
     out = tmp_path / "out"
     (out / "sub-01" / "log" / "20260101-a1").mkdir(parents=True)
     (out / "sub-01" / "log" / "20260101-a1" / "config.toml").write_text("")
-    (out / "a.tsv").write_text("name\tvalue\tseconds\nx\t1.0\t3.1\ny\tn/a\t2\n")
+    (out / "a.tsv").write_text("name\tvalue\tcount\nx\t1.0\t3.1\ny\tn/a\t2\n")
     nib.save(nib.Nifti1Image(np.ones((2, 2, 2), np.float32), np.eye(4)), out / "a.nii.gz")
     return out
 
@@ -112,10 +125,10 @@ def test_an_output_is_compared_with_the_list_and_with_another(tree: Path) -> Non
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("name\tvalue\tseconds\nx\t1.001\t3.1\ny\tn/a\t2\n", "a.tsv: differs by 0.001"),
-        ("name\tvalue\tseconds\nx\t1.0\t3.1\ny\t0\t2\n", "a.tsv: differs by inf"),
-        ("name\tvalue\tseconds\nz\t1.0\t3.1\ny\tn/a\t2\n", "a.tsv: differs by inf"),
-        ("name\tseconds\nx\t3.1\ny\t2\n", "a.tsv: differs by inf"),
+        ("name\tvalue\tcount\nx\t1.001\t3.1\ny\tn/a\t2\n", "a.tsv: differs by 0.001"),
+        ("name\tvalue\tcount\nx\t1.0\t3.1\ny\t0\t2\n", "a.tsv: differs by inf"),
+        ("name\tvalue\tcount\nz\t1.0\t3.1\ny\tn/a\t2\n", "a.tsv: differs by inf"),
+        ("name\tcount\nx\t3.1\ny\t2\n", "a.tsv: differs by inf"),
         (None, "missing: a.tsv"),
     ],
 )

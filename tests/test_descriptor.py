@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import yaml
 
 from bids_fbn import __version__
@@ -21,15 +18,7 @@ from bids_fbn.descriptor import descriptor
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMITTED = ROOT / "bids_fbn.json"
-
-
-@pytest.fixture
-def bosh() -> str:
-    folders = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    command = shutil.which("bosh", path=folders)
-    if command is None:
-        pytest.skip("bosh is not installed (pip install boutiques)")
-    return command
+BOSH = Path(sys.executable).with_name("bosh")
 
 
 def test_the_committed_descriptor_is_that_of_the_command_line() -> None:
@@ -57,12 +46,12 @@ def test_options_have_their_types_choices_and_bounds() -> None:
     assert not {"help", "version", "demo", "resume"} & inputs.keys()
 
 
-def test_bosh_finds_it_valid(bosh: str) -> None:
-    done = subprocess.run([bosh, "validate", COMMITTED], capture_output=True, text=True)
+def test_bosh_finds_it_valid() -> None:
+    done = subprocess.run([BOSH, "validate", COMMITTED], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_bosh_makes_a_command_line_that_says_what_was_asked(bosh: str, tmp_path: Path) -> None:
+def test_bosh_makes_a_command_line_that_says_what_was_asked(tmp_path: Path) -> None:
     asked = {
         "bids_dir": str(tmp_path),
         "output_dir": str(tmp_path / "with a space"),
@@ -77,7 +66,7 @@ def test_bosh_makes_a_command_line_that_says_what_was_asked(bosh: str, tmp_path:
     invocation = tmp_path / "invocation.json"
     invocation.write_text(json.dumps(asked))
     done = subprocess.run(
-        [bosh, "exec", "simulate", COMMITTED, "-i", invocation], capture_output=True, text=True
+        [BOSH, "exec", "simulate", COMMITTED, "-i", invocation], capture_output=True, text=True
     )
     command = next(line for line in done.stdout.splitlines() if line.startswith("bids-fbn "))
     config = parse_arguments(shlex.split(command)[1:])
@@ -90,13 +79,13 @@ def test_bosh_makes_a_command_line_that_says_what_was_asked(bosh: str, tmp_path:
     assert (config.run.resume, config.networks.save_denoised) == (False, True)
 
 
-def test_a_value_out_of_bounds_is_refused_before_anything_runs(bosh: str, tmp_path: Path) -> None:
+def test_a_value_out_of_bounds_is_refused_before_anything_runs(tmp_path: Path) -> None:
     asked = {"bids_dir": str(tmp_path), "output_dir": "out", "analysis_level": "participant"}
     invocation = tmp_path / "invocation.json"
     for option, value in (("resolution", 0.5), ("model", ["stac"]), ("window", 2.5)):
         invocation.write_text(json.dumps(asked | {option: value}))
         done = subprocess.run(
-            [bosh, "exec", "simulate", COMMITTED, "-i", invocation], capture_output=True, text=True
+            [BOSH, "exec", "simulate", COMMITTED, "-i", invocation], capture_output=True, text=True
         )
         assert done.returncode != 0, option
         assert option in done.stdout + done.stderr

@@ -134,9 +134,10 @@ def choose_compute(
                 f"--device {device}: there are {torch.cuda.device_count()} GPUs, counted from 0"
             )
         device = f"cuda:{index}"
-        # The same seed gives the same weights only if the same algorithm is taken each time.
-        torch.backends.cudnn.deterministic = True
-        torch.backends.cudnn.benchmark = False
+    # The same seed gives the same weights only if the same algorithm is taken each time.
+    torch.backends.mkldnn.deterministic = True
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
     automatic = precision == "auto"
     if automatic:
         precision = "bf16" if _has_bf16(device) else "fp32"
