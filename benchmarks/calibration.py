@@ -33,7 +33,7 @@ import pandas as pd
 from common import cleaned, processes, read_rows, write_rows
 
 from bids_fbn import evidence
-from bids_fbn.config import MODELS, Config
+from bids_fbn.config import MODELS, TRAINED, Config
 from bids_fbn.environment import prepare_environment
 from bids_fbn.errors import RunError
 from bids_fbn.evaluation.assess import fitted
@@ -58,7 +58,7 @@ CLAIMS = (
 def config_of(name: str, options: argparse.Namespace) -> Config:
     """A small model, so that hundreds of runs can be had."""
     small = {"sloppy": True, "epochs": 1, "channels": 4}
-    trained = name.removeprefix("untrained-") in ("stca", "scaae", "stcnn")
+    trained = name.removeprefix("untrained-") in TRAINED
     return Config.from_options(
         {
             "bids_dir": Path(),

@@ -122,6 +122,7 @@ ModelName = Literal[
     "stca",
     "scaae",
     "stcnn",
+    "udr",
     "untrained-stca",
     "untrained-scaae",
     "pca",
@@ -135,9 +136,11 @@ MODELS: tuple[str, ...] = get_args(ModelName)
 # Classical methods, fitted anew to all they are applied to; trained in epochs; able to look at
 # windows; told of the templates, so that each of their maps has its network.
 BASELINES = frozenset({"pca", "ica", "sdl", "dualregression", "cap", "hmm"})
-TRAINED = frozenset({"stca", "scaae", "stcnn"})
-WINDOWED = frozenset({"stca", "stcnn", "untrained-stca", "pca", "ica", "sdl", "dualregression"})
-TOLD = frozenset({"stcnn", "dualregression"})
+TRAINED = frozenset({"stca", "scaae", "stcnn", "udr"})
+WINDOWED = frozenset(
+    {"stca", "stcnn", "udr", "untrained-stca", "pca", "ica", "sdl", "dualregression"}
+)
+TOLD = frozenset({"stcnn", "udr", "dualregression"})
 
 
 class ModelOptions(_Section):

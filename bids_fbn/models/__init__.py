@@ -25,6 +25,7 @@ _CLASSES = {
     "stca": ("bids_fbn.models.stca", "STCA"),
     "scaae": ("bids_fbn.models.scaae", "SCAAE"),
     "stcnn": ("bids_fbn.models.stcnn", "STCNN"),
+    "udr": ("bids_fbn.models.udr", "UDR"),
     "untrained-stca": ("bids_fbn.models.stca", "UntrainedSTCA"),
     "untrained-scaae": ("bids_fbn.models.scaae", "UntrainedSCAAE"),
     "pca": ("bids_fbn.baselines.decomposition", "PCA"),

@@ -135,7 +135,7 @@ def choose_compute(
             )
         device = f"cuda:{index}"
     # The same seed gives the same weights only if the same algorithm is taken each time.
-    torch.backends.mkldnn.deterministic = True
+    torch.backends.mkldnn.set_flags(_deterministic=True)
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
     automatic = precision == "auto"

@@ -164,6 +164,11 @@ class NeuralModel(Model):
     def n_parameters(self) -> int:
         return count_parameters(self.network)
 
+    @property
+    def _features(self) -> int:
+        """Volumes of features that a layer makes of a window."""
+        return self.recipe.channels
+
     def facts(self) -> dict[str, Any]:
         return {"Channels": self.recipe.channels}
 
@@ -353,7 +358,7 @@ class NeuralModel(Model):
         starts = self.steps(signals, stride).start
         steps = np.flatnonzero(starts >= 0)
         starts = starts[steps]
-        bytes_each = 4 * self.recipe.channels * int(np.prod(self.grid.shape))
+        bytes_each = 4 * self._features * int(np.prod(self.grid.shape))
         batches = Batches(self.name, batch_size(device, _COPIES * bytes_each))
         most_rows = self.window + max(self.window, stride * batches.size)
         mapper: NeuralModel | None = None

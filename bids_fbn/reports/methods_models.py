@@ -30,6 +30,16 @@ _MODELS: Mapping[str, str] = {
         "it was trained on, each assigned to one template, so its maps are no independent "
         "evidence that a network exists.{turned}"
     ),
+    "udr": (
+        "Unrolled dual regression is a model of bids_fbn. In each window of {window} it repeats "
+        "dual regression [@Nickerson2017] from the templates, and shrinks the maps of every "
+        "repetition towards what the participants' maps have in common, by a spread over "
+        "participants from which noise is taken out, as template ICA has it [@Mejia2020], and by "
+        "a small 3-D convolutional network that all maps share. It gives a map of each of "
+        "{candidates} networks. They resemble the templates whatever the data, so they are no "
+        "independent evidence that a network exists. Courses of the networks are those of the "
+        "last repetition, over the run."
+    ),
     "untrained-stca": (
         "Untrained STCA is the network of STCA [@Liu2023stca; @Liu2024stca], on a window of "
         "{window}, with the random weights that it starts from: it shows what network and search "
@@ -85,6 +95,11 @@ _TRAININGS: Mapping[str, str] = {
         "temporal part, both), batches of {batch}; mean squared error of the maps less 0.1 times "
         "the correlation of the courses"
     ),
+    "udr": (
+        "Adam, learning rate {rate:g} at first, {epochs}, batches of {batch}; share of the "
+        "variance of other volumes of the run, away from the window, that its maps leave "
+        "unexplained"
+    ),
 }
 _AUTOENCODER = (
     "Adam, learning rate {rate:g}, {epochs}, batches of {batch}; mean squared error of the "
@@ -101,6 +116,8 @@ _PRESETS: Mapping[str, str] = {
         "and statistics are taken over the brain mask, what lies beyond its bounding box is left "
         "out of the reconstruction, and training samples are drawn in random order."
     ),
+    # The only one of its model.
+    "unrolled": "",
     "sloppy": (
         "The `sloppy` recipe was used, a small form for trying the software out: its results "
         "mean nothing and must not be reported."

@@ -1,0 +1,323 @@
+"""Unrolled dual regression (UDR): networks that keep their identity and must explain the data.
+
+Dual regression gives every network of a template set a map in every stretch of a run, without a
+search; from few volumes the map is mostly noise. Here it is shrunk towards what the participants'
+maps have in common, as far as noise demands, and a small network that all maps share learns what
+such maps look like. It learns without labels: maps made from a stretch have to explain other
+volumes of the run. docs/udr.md derives it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bids_fbn.baselines.regression import dual_regression
+from bids_fbn.config import ModelOptions
+from bids_fbn.errors import InputError, RunError
+from bids_fbn.models.compute import Compute
+from bids_fbn.models.neural import NeuralModel, Recipe
+from bids_fbn.models.sampling import Batch, participant_of
+from bids_fbn.models.udr_network import UnrolledDualRegression, explained
+from bids_fbn.networks.maps import zscore_maps
+from bids_fbn.signal.grid import Grid
+from bids_fbn.signal.signals import Signals
+
+if TYPE_CHECKING:
+    from bids_fbn.networks.templates import TemplateSet
+
+__all__ = ["UDR", "UDRRecipe"]
+
+# Volumes that maps have to explain, at least.
+_FEWEST_OTHERS = 10
+# Of a window, what the shortest stretch is that maps are made from in training.
+_SHORTEST = 0.5
+# Participants at which a voxel's own spread counts as much as that of its network.
+_PARTICIPANTS_FOR_A_VOXEL = 8
+# Of a network's mean spread: a voxel in which participants happen to agree is not certain.
+_LEAST_SPREAD = 0.3
+
+
+@dataclass(frozen=True)
+class UDRRecipe(Recipe):
+    """Sizes and training; ``channels`` are those of the denoisers.
+
+    Parameters
+    ----------
+    repetitions : int
+        How often courses and maps are fitted to each other.
+    gap : float
+        Seconds between the volumes that maps are made from and those that they have to explain:
+        neighbours in time are alike, whatever the maps.
+    """
+
+    repetitions: int = 2
+    gap: float = 20.0
+
+
+class UDR(NeuralModel):
+    """Unrolled dual regression as a model: see :class:`~bids_fbn.models.base.Model`.
+
+    Candidates are the maps of the K networks of a template set, one for each and every step.
+
+    Parameters
+    ----------
+    recipe, preset, grid, candidates
+        See :class:`~bids_fbn.models.base.Model`.
+    networks : sequence of str
+        K names.
+    templates : ndarray (K, V), optional
+        Needed to train, not to apply.
+    """
+
+    name = "udr"
+    has_courses = True
+    recipe: UDRRecipe
+    recipe_class = UDRRecipe
+    recipes: ClassVar[dict[str, Recipe]] = {
+        "unrolled": UDRRecipe(
+            window=40,
+            channels=16,
+            learning_rate=1e-2,
+            learning_rate_decay=0.6,
+            decay_every=1,
+            epochs=6,
+            batch=4,
+            stride=10,
+        ),
+        "sloppy": UDRRecipe(
+            window=20, channels=4, learning_rate=1e-2, epochs=2, batch=4, stride=10
+        ),
+    }
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        preset: str,
+        grid: Grid,
+        candidates: str = "fbn",
+        *,
+        networks: Sequence[str],
+        templates: np.ndarray | None = None,
+    ) -> None:
+        self.networks = tuple(networks)
+        self.templates = templates
+        self._runs: Sequence[Signals] = ()
+        self._n_training = 0
+        self._seed = 0
+        super().__init__(recipe, preset, grid, candidates)
+
+    @classmethod
+    def from_options(
+        cls, options: ModelOptions, grid: Grid, templates: TemplateSet | None = None
+    ) -> Self:
+        if templates is None:
+            raise InputError("udr starts from a template set; give --templates")
+        return cls(
+            cls.recipe_from(options),
+            cls.preset_of(options),
+            grid,
+            networks=templates.networks,
+            templates=templates.maps,
+        )
+
+    @classmethod
+    def from_facts(
+        cls, recipe: Recipe, preset: str, grid: Grid, candidates: str, facts: dict[str, Any]
+    ) -> Self:
+        networks = facts.get("Networks")
+        if not isinstance(networks, list) or not networks:
+            raise ValueError("the card names no networks")
+        return cls(recipe, preset, grid, candidates, networks=networks)
+
+    @classmethod
+    def preset_of(cls, options: ModelOptions) -> str:
+        return "sloppy" if options.sloppy else "unrolled"
+
+    def facts(self) -> dict[str, Any]:
+        return {**super().facts(), "Networks": list(self.networks)}
+
+    def _build(self) -> nn.Module:
+        return UnrolledDualRegression(
+            len(self.networks),
+            self.grid.n_voxels,
+            self.box_shape,
+            self._mask_index,
+            self.recipe.channels,
+            self.recipe.repetitions,
+        )
+
+    @property
+    def n_candidates(self) -> int:
+        return len(self.networks)
+
+    @property
+    def candidate_kind(self) -> str:
+        return "networks"
+
+    @property
+    def _features(self) -> int:
+        return self.recipe.channels * len(self.networks)
+
+    # --- training -------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        signals: Sequence[Signals],
+        compute: Compute,
+        seed: int = 0,
+        checkpoint: Path | None = None,
+        *,
+        validation: Sequence[Signals] = (),
+        patience: int | None = None,
+        accumulate: int = 1,
+    ) -> Self:
+        if self.templates is None:
+            raise RunError(f"{self.name}: without templates it can be applied, not trained")
+        if not any(len(self._training_starts(run)) for run in signals):
+            needed = max(self._volumes_needed(run) for run in signals)
+            raise RunError(
+                f"{self.name}: no run has the {needed} volumes that are needed: a window of "
+                f"{self.window} without a gap, and others, {self.recipe.gap:g} s away, that its "
+                "maps have to explain"
+            )
+        self._n_training = len(signals)
+        return super().fit(
+            signals,
+            compute,
+            seed,
+            checkpoint,
+            validation=validation,
+            patience=patience,
+            accumulate=accumulate,
+        )
+
+    def _gap(self, run: Signals) -> int:
+        return math.ceil(self.recipe.gap / run.repetition_time)
+
+    def _volumes_needed(self, run: Signals) -> int:
+        return self.window + self._gap(run) + _FEWEST_OTHERS
+
+    def _training_starts(self, run: Signals) -> np.ndarray:
+        starts = super()._training_starts(run)
+        room = np.maximum(starts, run.n_kept - starts - self.window) - self._gap(run)
+        return starts[room >= _FEWEST_OTHERS]
+
+    def prepare(self, signals: Sequence[Signals], seed: int) -> None:
+        """Find the prior that training starts from, in the runs to train on."""
+        assert self.templates is not None
+        self._runs, self._seed = signals, seed
+        group = zscore_maps(self.templates)
+        mean, spread = _prior(signals[: self._n_training], group)
+        self.network.set_prior(*map(torch.from_numpy, (group, mean, spread)))
+
+    def loss(self, network: Any, batch: Batch, stage: str) -> Tensor:
+        """Share of the variance of other volumes that the maps of a stretch leave unexplained."""
+        shortest = math.ceil(_SHORTEST * self.window)
+        chance = np.random.default_rng([self._seed, *batch.runs, *batch.starts])
+        length = int(chance.integers(shortest, self.window + 1))
+        first = int(chance.integers(0, self.window - length + 1))
+        device = batch.windows.device
+        maps, _ = network(batch.windows[:, first : first + length])
+        left = []
+        for k, (run, start) in enumerate(zip(batch.runs, batch.starts, strict=True)):
+            others = self._others(self._runs[run], int(start), chance).to(device)
+            with torch.autocast(device.type, enabled=False):
+                left.append(1 - explained(others[None], maps[k : k + 1]))
+        return torch.cat(left).mean()
+
+    def _others(self, run: Signals, start: int, chance: np.random.Generator) -> Tensor:
+        """At most as many volumes in a row as a window has, away from the window at `start`."""
+        gap = self._gap(run)
+        sides = [(0, start - gap), (start + self.window + gap, run.n_kept)]
+        sides = [(low, high) for low, high in sides if high - low >= _FEWEST_OTHERS]
+        room = np.array([high - low for low, high in sides], dtype=float)
+        low, high = sides[int(chance.choice(len(sides), p=room / room.sum()))]
+        length = min(self.window, high - low)
+        first = int(chance.integers(low, high - length + 1))
+        return torch.from_numpy(run.rows(first, first + length))
+
+    # --- maps -----------------------------------------------------------------------------------
+
+    def _candidates(self, batch: Tensor) -> Tensor:
+        maps: Tensor
+        maps, _ = self.network(self._in_mask(batch))
+        return maps
+
+    def courses(self, signals: Signals, compute: Compute) -> np.ndarray:
+        """Courses of the networks over all kept volumes, (T, K), z-scored: those of the last
+        repetition, on the run's own maps."""
+        device = compute.torch_device
+        volumes = torch.from_numpy(signals.rows(0, signals.n_kept))[None].to(device)
+        with torch.no_grad(), compute.autocast():
+            _, courses = self.network.to(device).eval()(volumes)
+        of_run: np.ndarray = courses[0].cpu().numpy()
+        return of_run
+
+
+def _prior(runs: Sequence[Signals], group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and spread of the participants' own maps by dual regression.
+
+    What differs between the halves of a run is taken for noise and not for spread (Mejia et al.
+    2020, Template independent component analysis, J Am Stat Assoc 115).
+
+    Parameters
+    ----------
+    runs : sequence of Signals
+    group : ndarray (K, V)
+        z-scored.
+
+    Returns
+    -------
+    mean, spread : ndarray (K, V) of float32
+        Of one participant the mean is the group map at the participant's size, since who has one
+        has no mean; the spread that of each network. The more participants, the more of the
+        spread is that of the voxel.
+    """
+    shape = group.shape
+    total, square, noise, count = (np.zeros(shape) for _ in range(4))
+    by_participant: dict[str, list[Signals]] = {}
+    for run in runs:
+        by_participant.setdefault(participant_of(run), []).append(run)
+    for own_runs in by_participant.values():
+        own, own_noise, times = (np.zeros(shape) for _ in range(3))
+        for run in own_runs:
+            covered = run.covered
+            volumes, half = np.asarray(run.data)[:, covered], run.n_kept // 2
+            whole, first, second = (
+                dual_regression(part, group[:, covered])[0]
+                for part in (volumes, volumes[:half], volumes[half:])
+            )
+            own[:, covered] += whole
+            own_noise[:, covered] += (first - second) ** 2 / 4
+            times[:, covered] += 1
+        seen = times > 0
+        own[seen] /= times[seen]
+        total += own
+        square += own**2
+        noise[seen] += own_noise[seen] / times[seen] ** 2
+        count += seen
+    n_participants = len(by_participant)
+    seen = count > 0
+    count = np.maximum(count, 1)
+    mean = total / count
+    if n_participants == 1:
+        size = (mean * group).sum(axis=1, keepdims=True) / (group**2).sum(axis=1, keepdims=True)
+        variance = (mean - size * group) ** 2
+        mean = np.where(seen, size * group, 0)
+    else:
+        variance = (square / count - mean**2) * count / np.maximum(count - 1, 1)
+    variance -= noise / count
+    of_network = np.array([v[s].mean() for v, s in zip(variance, seen, strict=True)])[:, None]
+    of_network = np.maximum(of_network, 1e-4)
+    share = (n_participants - 1) / (n_participants - 1 + _PARTICIPANTS_FOR_A_VOXEL)
+    variance = share * variance + (1 - share) * of_network
+    spread = np.sqrt(np.maximum(variance, _LEAST_SPREAD**2 * of_network))
+    return mean.astype(np.float32), spread.astype(np.float32)

@@ -1,0 +1,234 @@
+"""Unrolled dual regression as a network: volumes of a stretch → the networks' maps in it.
+
+The steps are those of dual regression, least squares of volumes on maps and of volumes on courses,
+with a prior on the maps between them. All of it can be differentiated.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+__all__ = [
+    "UnrolledDualRegression",
+    "covered_in",
+    "explained",
+    "fit_courses",
+    "fit_maps",
+]
+
+# Of the mean eigenvalue: maps or courses that say the same twice share what they explain.
+_RIDGE = 1e-4
+# A residual is never taken for less than this share of the volumes that it is left of.
+_LEAST_FREEDOM = 0.2
+_LEAST_SPREAD = 1e-3
+# Brings the logarithm of the noise to about the size of the denoiser's other inputs.
+_LEVEL = 0.2
+
+
+def _solve(gram: Tensor, values: Tensor) -> Tensor:
+    """Symmetric systems (B, K, K) x = (B, K, N), a little ridge on the diagonal."""
+    size = gram.shape[-1]
+    mean = gram.diagonal(dim1=-2, dim2=-1).mean(-1).clamp_min(1e-12)
+    ridge = _RIDGE * mean[:, None, None] * torch.eye(size, dtype=gram.dtype, device=gram.device)
+    return torch.linalg.solve(gram + ridge, values)
+
+
+def covered_in(volumes: Tensor) -> Tensor:
+    """1 where any of the volumes (B, T, V) has signal, else 0: (B, 1, V) of float32."""
+    return (volumes != 0).any(dim=1, keepdim=True).float()
+
+
+def fit_courses(volumes: Tensor, maps: Tensor, weights: Tensor) -> Tensor:
+    """Least squares of every volume on all maps at once, both without their mean over voxels.
+
+    Parameters
+    ----------
+    volumes : Tensor (B, T, V)
+    maps : Tensor (B, K, V)
+    weights : Tensor (B, 1, V)
+        1 in voxels that count, else 0.
+
+    Returns
+    -------
+    Tensor (B, T, K)
+        z-scored over time.
+    """
+    middle = (maps * weights).sum(-1, keepdim=True) / weights.sum(-1, keepdim=True)
+    maps = (maps - middle) * weights
+    courses = _solve(maps @ maps.mT, maps @ volumes.mT).mT
+    courses = courses - courses.mean(dim=1, keepdim=True)
+    return courses / courses.std(dim=1, keepdim=True, correction=0).clamp_min(1e-12)
+
+
+def fit_maps(volumes: Tensor, courses: Tensor, ridge: Tensor | float) -> tuple[Tensor, Tensor]:
+    """Ridge regression of every voxel on all courses at once.
+
+    Parameters
+    ----------
+    volumes : Tensor (B, T, V)
+    courses : Tensor (B, T, K)
+        z-scored.
+    ridge : Tensor or float
+        Of the mean square of a course.
+
+    Returns
+    -------
+    maps : Tensor (B, K, V)
+    noise : Tensor (B, K)
+        Variance of their noise, were volumes independent in time: the residual's mean square by
+        the courses' precision.
+    """
+    n_volumes, size = courses.shape[1:]
+    volumes = volumes - volumes.mean(dim=1, keepdim=True)
+    gram = courses.mT @ courses / n_volumes
+    gram = gram + ridge * torch.eye(size, dtype=gram.dtype, device=gram.device)
+    maps = _solve(gram, courses.mT @ volumes / n_volumes)
+    residual = (volumes - courses @ maps).square().sum(dim=(1, 2))
+    free = max(n_volumes - size - 1, _LEAST_FREEDOM * n_volumes)
+    voxels = (volumes.square().sum(dim=1) > 0).sum(dim=1).clamp_min(1)
+    variance = residual / (free * voxels)
+    precision = torch.linalg.inv(gram).diagonal(dim1=-2, dim2=-1)
+    return maps, variance[:, None] * precision / n_volumes
+
+
+def explained(volumes: Tensor, maps: Tensor) -> Tensor:
+    """Share of the volumes' variance that the maps explain by least squares, (B,).
+
+    Parameters
+    ----------
+    volumes : Tensor (B, T, V)
+        0 in voxels that do not count.
+    maps : Tensor (B, K, V)
+    """
+    maps = maps * covered_in(volumes)
+    products = maps @ volumes.mT
+    fitted = (products * _solve(maps @ maps.mT, products)).sum(dim=(1, 2))
+    return fitted / volumes.square().sum(dim=(1, 2)).clamp_min(1e-12)
+
+
+class Denoiser(nn.Module):
+    """A small 3-D network, the same for every map: (N, 4, X, Y, Z) → (N, 2, X, Y, Z).
+
+    What comes out starts at 0.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            [
+                nn.Conv3d(4, channels, 3, padding=1),
+                nn.Conv3d(channels, channels, 3, padding=1),
+                nn.Conv3d(channels, channels, 3, padding=2, dilation=2),
+            ]
+        )
+        self.out = nn.Conv3d(channels, 2, 3, padding=1)
+        nn.init.zeros_(self.out.weight)
+        assert self.out.bias is not None
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        for layer in self.layers:
+            features = functional.gelu(layer(features))
+        values: Tensor = self.out(features)
+        return values
+
+
+class UnrolledDualRegression(nn.Module):
+    """Dual regression, repeated, with a learned prior on the maps.
+
+    Parameters
+    ----------
+    n_networks, n_voxels : int
+        K and V.
+    shape : tuple of int
+        Of the box.
+    mask_index : Tensor (V,) of int
+        Voxels of the box, flat.
+    channels : int
+        Of the denoisers.
+    repetitions : int
+        How often courses and maps are fitted to each other; each has a denoiser of its own.
+    """
+
+    mask_index: Tensor
+
+    def __init__(
+        self,
+        n_networks: int,
+        n_voxels: int,
+        shape: tuple[int, ...],
+        mask_index: Tensor,
+        channels: int,
+        repetitions: int,
+    ) -> None:
+        super().__init__()
+        self.shape, self.repetitions = shape, repetitions
+        self.register_buffer("mask_index", mask_index, persistent=False)
+        self.group = nn.Parameter(torch.zeros(n_networks, n_voxels))
+        self.mean = nn.Parameter(torch.zeros(n_networks, n_voxels))
+        self.log_spread = nn.Parameter(torch.zeros(n_networks, n_voxels))
+        # Of the noise: neighbouring volumes are alike, so there are fewer than T.
+        self.log_noise = nn.Parameter(torch.full((repetitions,), math.log(2.0)))
+        self.log_ridge = nn.Parameter(torch.full((repetitions,), math.log(0.02)))
+        self.denoisers = nn.ModuleList(Denoiser(channels) for _ in range(repetitions))
+
+    def set_prior(self, group: Tensor, mean: Tensor, spread: Tensor) -> None:
+        """Group maps, mean and spread of the participants' own maps, all (K, V)."""
+        with torch.no_grad():
+            self.group.copy_(group)
+            self.mean.copy_(mean)
+            self.log_spread.copy_(spread.clamp_min(_LEAST_SPREAD).log())
+
+    def forward(self, volumes: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps and courses of stretches.
+
+        Parameters
+        ----------
+        volumes : Tensor (B, T, V)
+            z-scored over their run; 0 in voxels that it does not cover.
+
+        Returns
+        -------
+        maps : Tensor (B, K, V)
+            Signal, in standard deviations of a voxel's series over the run, for one standard
+            deviation of the network's course over the stretch.
+        courses : Tensor (B, T, K)
+            z-scored over the stretch.
+        """
+        weights = covered_in(volumes)
+        with torch.autocast(volumes.device.type, enabled=False):
+            volumes = volumes.float()
+            maps = self.group.expand(len(volumes), -1, -1)
+        for repetition in range(self.repetitions):
+            with torch.autocast(volumes.device.type, enabled=False):
+                courses = fit_courses(volumes, maps, weights)
+                own, noise = fit_maps(volumes, courses, self.log_ridge[repetition].exp())
+                noise = noise * self.log_noise[repetition].exp()
+            maps = self._shrunk(repetition, own, noise[:, :, None]) * weights
+        return maps, courses
+
+    def _shrunk(self, repetition: int, own: Tensor, noise: Tensor) -> Tensor:
+        """The maps that prior and raw maps (B, K, V) with their noise (B, K, 1) make together."""
+        spread = self.log_spread.exp()
+        total = spread.square() + noise
+        trust = spread.square() / total
+        features = torch.stack(
+            [
+                (own - self.mean) / total.sqrt(),
+                self.mean / total.sqrt(),
+                trust,
+                _LEVEL * noise.log().expand_as(own),
+            ],
+            dim=2,
+        )
+        box = features.new_zeros(*own.shape[:2], 4, math.prod(self.shape))
+        box = box.index_copy(3, self.mask_index, features).flatten(0, 1)
+        change = self.denoisers[repetition](box.unflatten(2, self.shape)).float()
+        change = change.flatten(2).index_select(2, self.mask_index)
+        gain, shift = change.unflatten(0, own.shape[:2]).unbind(dim=2)
+        trust = (torch.logit(trust, eps=1e-6) + gain).sigmoid()
+        return self.mean + trust * (own - self.mean) + spread * shift

@@ -1,0 +1,262 @@
+"""Unrolled dual regression: its algebra, its prior, and that it learns what it is to learn."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_models import CPU, all_maps, one_line
+from torch import Tensor
+
+from bids_fbn import models
+from bids_fbn.baselines.regression import dual_regression
+from bids_fbn.config import ModelOptions
+from bids_fbn.errors import InputError, RunError
+from bids_fbn.models.udr import UDR, UDRRecipe, _prior
+from bids_fbn.models.udr_network import explained, fit_courses, fit_maps
+from bids_fbn.networks.maps import zscore_maps
+from bids_fbn.networks.templates import TemplateSet
+from bids_fbn.signal.grid import Grid
+from bids_fbn.signal.signals import Signals
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+RECIPE = UDRRecipe(window=24, channels=4, learning_rate=1e-2, epochs=3, batch=4, stride=8)
+
+
+def own_maps(grid: Grid, participant: int, n_networks: int = 3) -> np.ndarray:
+    """Maps of a participant, (K, V): blobs of which each lies a little elsewhere and differs in
+    size."""
+    rng = np.random.default_rng(participant)
+    middle = grid.coordinates.mean(axis=0)
+    centres = np.array([[22, 0, 0], [-22, 0, 8], [0, 22, -8]])[:n_networks]
+    moved = middle + centres + 4 * rng.standard_normal(centres.shape)
+    distance = ((grid.coordinates - moved[:, None]) ** 2).sum(axis=2)
+    size = 1 + 0.2 * rng.standard_normal((n_networks, 1))
+    return np.asarray(size * np.exp(-distance / 600))
+
+
+def runs_of(grid: Grid, n: int, n_volumes: int = 90, noise: float = 1.5) -> list[Signals]:
+    runs = []
+    for participant in range(n):
+        rng = np.random.default_rng(1000 + participant)
+        courses = rng.standard_normal((n_volumes, 3))
+        data = 2 * courses @ own_maps(grid, participant)
+        data += noise * rng.standard_normal(data.shape)
+        data = (data - data.mean(axis=0)) / data.std(axis=0)
+        covered = np.ones(grid.n_voxels, dtype=bool)
+        name = f"sub-{participant:02d}_task-rest"
+        kept = np.arange(n_volumes)
+        runs.append(Signals(data.astype(np.float32), grid, 2.0, kept, n_volumes, covered, name))
+    return runs
+
+
+def templates_of(grid: Grid) -> np.ndarray:
+    return np.mean([own_maps(grid, number) for number in range(100, 140)], axis=0)
+
+
+def model_of(grid: Grid, **changes: object) -> UDR:
+    recipe = replace(RECIPE, **changes)
+    names = ("A", "B", "C")
+    return UDR(recipe, "test", grid, networks=names, templates=templates_of(grid))
+
+
+def tensor(values: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.asarray(values, dtype=np.float32))
+
+
+@pytest.fixture(scope="module")
+def trained(ball_grid: Grid) -> UDR:
+    return model_of(ball_grid).fit(runs_of(ball_grid, 8), CPU, seed=1)
+
+
+def similarity(maps: np.ndarray, truth: np.ndarray) -> float:
+    return float(np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(maps, truth, strict=True)]))
+
+
+def test_its_steps_are_those_of_dual_regression(ball_grid: Grid) -> None:
+    (run,) = runs_of(ball_grid, 1)
+    group = zscore_maps(templates_of(ball_grid))
+    volumes = np.asarray(run.data)
+    maps, courses = dual_regression(volumes, group)
+    weights = torch.ones(1, 1, ball_grid.n_voxels)
+    found = fit_courses(tensor(volumes)[None], tensor(group)[None], weights)
+    np.testing.assert_allclose(found[0].numpy(), zscore_maps(courses.T).T, atol=2e-3)
+    own, _ = fit_maps(tensor(volumes)[None], found, 0.0)
+    np.testing.assert_allclose(own[0].numpy(), maps, atol=2e-3)
+
+
+def test_the_noise_of_raw_maps_is_that_of_repeated_stretches(ball_grid: Grid) -> None:
+    courses = tensor(np.random.default_rng(0).standard_normal((1, 30, 3)))
+    courses = (courses - courses.mean(dim=1)) / courses.std(dim=1, correction=0)
+    signal = courses @ tensor(own_maps(ball_grid, 0))[None]
+    noise = torch.randn(200, 30, ball_grid.n_voxels, generator=torch.manual_seed(0))
+    maps, variance = fit_maps(signal + noise, courses.expand(200, -1, -1), 0.0)
+    np.testing.assert_allclose(variance.mean(dim=0), maps.var(dim=0).mean(dim=1), rtol=0.05)
+
+
+def test_what_maps_explain_is_the_projection_on_them(ball_grid: Grid) -> None:
+    rng = np.random.default_rng(3)
+    maps = rng.standard_normal((3, ball_grid.n_voxels))
+    volumes = rng.standard_normal((12, 3)) @ maps + rng.standard_normal((12, ball_grid.n_voxels))
+    fitted = volumes @ np.linalg.pinv(maps) @ maps
+    share = explained(tensor(volumes)[None], tensor(maps)[None])
+    assert share.item() == pytest.approx((fitted**2).sum() / (volumes**2).sum(), rel=1e-3)
+
+
+def test_the_prior_takes_noise_for_noise(ball_grid: Grid) -> None:
+    group = zscore_maps(templates_of(ball_grid))
+    few, many = (_prior(runs_of(ball_grid, 24, n_volumes=n, noise=3.0), group) for n in (40, 400))
+    # Raw maps of 40 volumes are noisier by far; what is said of the participants is not.
+    assert similarity(few[0], many[0]) > 0.9
+    ratio = np.sqrt((few[1] ** 2).mean() / (many[1] ** 2).mean())
+    raw = [
+        np.std([dual_regression(np.asarray(r.data), group)[0] for r in runs], axis=0, ddof=1)
+        for runs in (runs_of(ball_grid, 24, n_volumes=n, noise=3.0) for n in (40, 400))
+    ]
+    assert np.sqrt((raw[0] ** 2).mean() / (raw[1] ** 2).mean()) > 1.5 * ratio
+
+
+def test_one_participant_has_a_prior_of_the_shape_of_the_template(ball_grid: Grid) -> None:
+    group = zscore_maps(templates_of(ball_grid))
+    mean, spread = _prior(runs_of(ball_grid, 1), group)
+    assert similarity(mean, group) == pytest.approx(1, abs=1e-4)
+    assert (spread.std(axis=1) < 1e-6).all()
+    assert (spread > 0).all()
+
+
+def test_its_maps_are_nearer_the_truth_than_those_of_dual_regression(
+    ball_grid: Grid, trained: UDR
+) -> None:
+    group = zscore_maps(templates_of(ball_grid))
+    for run, participant in zip(runs_of(ball_grid, 11)[8:], (8, 9, 10), strict=True):
+        truth = own_maps(ball_grid, participant)
+        maps = all_maps(trained, run, stride=10)
+        assert len(maps) == 7
+        starts = trained.steps(run, 10).start
+        raw = {
+            step: dual_regression(run.rows(starts[step], starts[step] + 24), group)[0]
+            for step in maps
+        }
+        ours = np.mean([similarity(found, truth) for found in maps.values()])
+        theirs = np.mean([similarity(found, truth) for found in raw.values()])
+        assert ours > theirs + 0.05
+
+
+def test_training_explains_more_of_other_volumes(ball_grid: Grid, trained: UDR) -> None:
+    curve = trained.training["LossCurve"]["Loss"]
+    assert np.mean(curve[-6:]) < np.mean(curve[:6])
+    untrained = model_of(ball_grid)
+    runs = runs_of(ball_grid, 12)
+    untrained._n_training = 8
+    untrained.prepare(runs[:8], 1)
+    shares = {}
+    for name, model in (("prior", untrained), ("trained", trained)):
+        of_runs = []
+        for run in runs[8:]:
+            volumes = tensor(np.asarray(run.data))[None]
+            with torch.no_grad():
+                maps = model.network(volumes[:, :24])[0]
+            of_runs.append(explained(volumes[:, 40:], maps).item())
+        shares[name] = np.mean(of_runs)
+    assert shares["trained"] > shares["prior"]
+
+
+def test_a_network_keeps_its_place(ball_grid: Grid, trained: UDR) -> None:
+    group = templates_of(ball_grid)
+    for run in runs_of(ball_grid, 10)[8:]:
+        for maps in all_maps(trained, run, stride=20).values():
+            r = np.corrcoef(maps, group)[:3, 3:]
+            assert (r.argmax(axis=1) == np.arange(3)).all()
+
+
+def test_participants_stay_themselves(ball_grid: Grid, trained: UDR) -> None:
+    halves: list[list[np.ndarray]] = [[], []]
+    for run in runs_of(ball_grid, 14)[8:]:
+        for half, rows in enumerate((slice(0, 45), slice(45, 90))):
+            with torch.no_grad():
+                maps = trained.network(tensor(run.data[rows])[None])[0][0].numpy()
+            halves[half].append(zscore_maps(maps).ravel())
+    r = np.corrcoef(*halves)[:6, 6:]
+    assert (r.argmax(axis=1) == np.arange(6)).all()
+
+
+def test_voxels_that_a_run_does_not_cover_change_nothing(ball_grid: Grid, trained: UDR) -> None:
+    (run,) = runs_of(ball_grid, 9)[8:]
+    covered = np.arange(ball_grid.n_voxels) % 7 != 0
+    data = np.where(covered, np.asarray(run.data), 0)
+    first = all_maps(trained, replace(run, data=data, covered=covered), stride=30)
+    for maps in first.values():
+        assert (maps[:, ~covered] == 0).all()
+        assert np.isfinite(maps).all()
+
+
+def test_courses_are_of_the_networks(ball_grid: Grid, trained: UDR) -> None:
+    (run,) = runs_of(ball_grid, 9)[8:]
+    courses = trained.courses(run, CPU)
+    assert courses.shape == (90, 3)
+    truth = np.random.default_rng(1008).standard_normal((90, 3))
+    r = np.corrcoef(courses.T, truth.T)[:3, 3:]
+    assert (np.diag(r) > 0.9).all()
+
+
+def test_weights_and_card_make_the_same_model(
+    ball_grid: Grid, trained: UDR, tmp_path: Path
+) -> None:
+    trained.save(tmp_path / "model.safetensors")
+    loaded = models.load(tmp_path / "model.safetensors", ball_grid)
+    assert loaded.networks == ("A", "B", "C")
+    (run,) = runs_of(ball_grid, 1)
+    for step, maps in all_maps(trained, run, stride=20).items():
+        np.testing.assert_array_equal(all_maps(loaded, run, stride=20)[step], maps)
+    with pytest.raises(RunError, match="applied, not trained"):
+        loaded.fit([run], CPU)
+
+
+def test_the_same_seed_gives_the_same_weights(ball_grid: Grid) -> None:
+    runs = runs_of(ball_grid, 2)
+    first, again, other = (
+        model_of(ball_grid, epochs=1).fit(runs, CPU, seed=seed).network.state_dict()
+        for seed in (1, 1, 2)
+    )
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert any(not torch.equal(first[key], other[key]) for key in first)
+
+
+def test_maps_never_explain_volumes_that_made_them_or_their_neighbours(ball_grid: Grid) -> None:
+    (run,) = runs_of(ball_grid, 1)
+    # A volume holds its own number.
+    data = np.repeat(np.arange(90, dtype=np.float32)[:, None], ball_grid.n_voxels, axis=1)
+    run = replace(run, data=data)
+    model = model_of(ball_grid)
+    chance = np.random.default_rng(0)
+    starts = model._training_starts(run)
+    seen = set()
+    for start in np.repeat(starts, 20):
+        others = model._others(run, int(start), chance)[:, 0].numpy()
+        assert ((others < start - 9) | (others > start + 24 + 9)).all()
+        assert 10 <= len(others) <= 24
+        seen |= set(others.astype(int))
+    assert len(seen) > 80
+
+
+def test_a_run_too_short_is_refused_in_one_line(ball_grid: Grid) -> None:
+    (run,) = runs_of(ball_grid, 1, n_volumes=40)
+    with pytest.raises(RunError) as caught:
+        model_of(ball_grid).fit([run], CPU)
+    assert "44 volumes" in one_line(caught)
+
+
+def test_it_needs_templates(ball_grid: Grid) -> None:
+    with pytest.raises(InputError, match="give --templates"):
+        models.create("udr", ModelOptions(model=("udr",)), ball_grid)
+
+
+def test_it_is_made_of_a_template_set(ball_grid: Grid) -> None:
+    maps = templates_of(ball_grid).astype(np.float32)
+    templates = TemplateSet("own", ("A", "B", "C"), maps, maps > 0.5, "above", "", "test")
+    model = models.create("udr", ModelOptions(model=("udr",), sloppy=True), ball_grid, templates)
+    assert (model.window, model.n_candidates, model.preset) == (20, 3, "sloppy")
