@@ -16,7 +16,7 @@ from bids_fbn.baselines.regression import dual_regression
 from bids_fbn.config import ModelOptions
 from bids_fbn.errors import InputError, RunError
 from bids_fbn.models.udr import UDR, UDRRecipe, _prior
-from bids_fbn.models.udr_network import explained, fit_courses, fit_maps
+from bids_fbn.models.udr_network import explained, fit_courses, fit_maps, predicted
 from bids_fbn.networks.maps import zscore_maps
 from bids_fbn.networks.templates import TemplateSet
 from bids_fbn.signal.grid import Grid
@@ -24,7 +24,7 @@ from bids_fbn.signal.signals import Signals
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-RECIPE = UDRRecipe(window=24, channels=4, learning_rate=1e-2, epochs=3, batch=4, stride=8)
+RECIPE = UDRRecipe(window=24, channels=4, learning_rate=3e-3, epochs=3, batch=4, stride=8)
 
 
 def own_maps(grid: Grid, participant: int, n_networks: int = 3) -> np.ndarray:
@@ -163,6 +163,21 @@ def test_training_explains_more_of_other_volumes(ball_grid: Grid, trained: UDR) 
             of_runs.append(explained(volumes[:, 40:], maps).item())
         shares[name] = np.mean(of_runs)
     assert shares["trained"] > shares["prior"]
+
+
+def test_what_other_volumes_lose_to_maps_and_courses(ball_grid: Grid) -> None:
+    rng = np.random.default_rng(4)
+    maps = rng.standard_normal((2, ball_grid.n_voxels))
+    courses = zscore_maps(rng.standard_normal((2, 50))).T
+    weights = np.arange(ball_grid.n_voxels) % 5 > 0
+    volumes = tensor(courses @ maps * weights)[None]
+    courses_, maps_ = tensor(courses)[None], tensor(maps)[None]
+    assert predicted(volumes, courses_, maps_).item() == pytest.approx(1, abs=1e-4)
+    assert predicted(volumes, courses_, 0 * maps_).item() == pytest.approx(0, abs=1e-4)
+    # What spans the same space under other names explains as much, and predicts less.
+    swapped = maps_.flip(1)
+    assert explained(volumes, swapped).item() == pytest.approx(1, abs=1e-3)
+    assert predicted(volumes, courses_, swapped).item() < 0
 
 
 def test_a_network_keeps_its_place(ball_grid: Grid, trained: UDR) -> None:

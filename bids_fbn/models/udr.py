@@ -25,7 +25,13 @@ from bids_fbn.errors import InputError, RunError
 from bids_fbn.models.compute import Compute
 from bids_fbn.models.neural import NeuralModel, Recipe
 from bids_fbn.models.sampling import Batch, participant_of
-from bids_fbn.models.udr_network import UnrolledDualRegression, explained
+from bids_fbn.models.udr_network import (
+    UnrolledDualRegression,
+    covered_in,
+    explained,
+    fit_courses,
+    predicted,
+)
 from bids_fbn.networks.maps import zscore_maps
 from bids_fbn.signal.grid import Grid
 from bids_fbn.signal.signals import Signals
@@ -85,15 +91,15 @@ class UDR(NeuralModel):
         "unrolled": UDRRecipe(
             window=40,
             channels=16,
-            learning_rate=1e-2,
-            learning_rate_decay=0.6,
+            learning_rate=3e-3,
+            learning_rate_decay=0.7,
             decay_every=1,
             epochs=6,
             batch=4,
             stride=10,
         ),
         "sloppy": UDRRecipe(
-            window=20, channels=4, learning_rate=1e-2, epochs=2, batch=4, stride=10
+            window=20, channels=4, learning_rate=3e-3, epochs=2, batch=4, stride=10
         ),
     }
 
@@ -219,7 +225,12 @@ class UDR(NeuralModel):
         self.network.set_prior(*map(torch.from_numpy, (group, mean, spread)))
 
     def loss(self, network: Any, batch: Batch, stage: str) -> Tensor:
-        """Share of the variance of other volumes that the maps of a stretch leave unexplained."""
+        """Share of the variance of other volumes that the maps of a stretch leave, in two ways.
+
+        By least squares on the maps, which rewards whatever explains more; and with the courses
+        that the group maps give, which rewards the maps of these very networks. By the first alone
+        networks wander off.
+        """
         shortest = math.ceil(_SHORTEST * self.window)
         chance = np.random.default_rng([self._seed, *batch.runs, *batch.starts])
         length = int(chance.integers(shortest, self.window + 1))
@@ -228,9 +239,12 @@ class UDR(NeuralModel):
         maps, _ = network(batch.windows[:, first : first + length])
         left = []
         for k, (run, start) in enumerate(zip(batch.runs, batch.starts, strict=True)):
-            others = self._others(self._runs[run], int(start), chance).to(device)
+            others = self._others(self._runs[run], int(start), chance)[None].to(device)
             with torch.autocast(device.type, enabled=False):
-                left.append(1 - explained(others[None], maps[k : k + 1]))
+                own = maps[k : k + 1]
+                courses = fit_courses(others, self.network.group[None], covered_in(others))
+                free, told = explained(others, own), predicted(others, courses, own)
+                left.append(1 - (free + told) / 2)
         return torch.cat(left).mean()
 
     def _others(self, run: Signals, start: int, chance: np.random.Generator) -> Tensor:

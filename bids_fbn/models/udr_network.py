@@ -18,13 +18,13 @@ __all__ = [
     "explained",
     "fit_courses",
     "fit_maps",
+    "predicted",
 ]
 
 # Of the mean eigenvalue: maps or courses that say the same twice share what they explain.
 _RIDGE = 1e-4
 # A residual is never taken for less than this share of the volumes that it is left of.
 _LEAST_FREEDOM = 0.2
-_LEAST_SPREAD = 1e-3
 # Brings the logarithm of the noise to about the size of the denoiser's other inputs.
 _LEVEL = 0.2
 
@@ -110,6 +110,22 @@ def explained(volumes: Tensor, maps: Tensor) -> Tensor:
     return fitted / volumes.square().sum(dim=(1, 2)).clamp_min(1e-12)
 
 
+def predicted(volumes: Tensor, courses: Tensor, maps: Tensor) -> Tensor:
+    """Share of the volumes' variance over time that maps explain with courses as given, (B,).
+
+    Parameters
+    ----------
+    volumes : Tensor (B, T, V)
+        0 in voxels that do not count.
+    courses : Tensor (B, T, K)
+        z-scored.
+    maps : Tensor (B, K, V)
+    """
+    centred = volumes - volumes.mean(dim=1, keepdim=True)
+    left = centred - courses @ (maps * covered_in(volumes))
+    return 1 - left.square().sum(dim=(1, 2)) / centred.square().sum(dim=(1, 2)).clamp_min(1e-12)
+
+
 class Denoiser(nn.Module):
     """A small 3-D network, the same for every map: (N, 4, X, Y, Z) → (N, 2, X, Y, Z).
 
@@ -154,6 +170,9 @@ class UnrolledDualRegression(nn.Module):
         How often courses and maps are fitted to each other; each has a denoiser of its own.
     """
 
+    group: Tensor
+    mean: Tensor
+    spread: Tensor
     mask_index: Tensor
 
     def __init__(
@@ -168,9 +187,9 @@ class UnrolledDualRegression(nn.Module):
         super().__init__()
         self.shape, self.repetitions = shape, repetitions
         self.register_buffer("mask_index", mask_index, persistent=False)
-        self.group = nn.Parameter(torch.zeros(n_networks, n_voxels))
-        self.mean = nn.Parameter(torch.zeros(n_networks, n_voxels))
-        self.log_spread = nn.Parameter(torch.zeros(n_networks, n_voxels))
+        # Not learned: the group maps are what the networks are, and the prior is found.
+        for name in ("group", "mean", "spread"):
+            self.register_buffer(name, torch.zeros(n_networks, n_voxels))
         # Of the noise: neighbouring volumes are alike, so there are fewer than T.
         self.log_noise = nn.Parameter(torch.full((repetitions,), math.log(2.0)))
         self.log_ridge = nn.Parameter(torch.full((repetitions,), math.log(0.02)))
@@ -178,10 +197,9 @@ class UnrolledDualRegression(nn.Module):
 
     def set_prior(self, group: Tensor, mean: Tensor, spread: Tensor) -> None:
         """Group maps, mean and spread of the participants' own maps, all (K, V)."""
-        with torch.no_grad():
-            self.group.copy_(group)
-            self.mean.copy_(mean)
-            self.log_spread.copy_(spread.clamp_min(_LEAST_SPREAD).log())
+        self.group.copy_(group)
+        self.mean.copy_(mean)
+        self.spread.copy_(spread)
 
     def forward(self, volumes: Tensor) -> tuple[Tensor, Tensor]:
         """Maps and courses of stretches.
@@ -213,9 +231,8 @@ class UnrolledDualRegression(nn.Module):
 
     def _shrunk(self, repetition: int, own: Tensor, noise: Tensor) -> Tensor:
         """The maps that prior and raw maps (B, K, V) with their noise (B, K, 1) make together."""
-        spread = self.log_spread.exp()
-        total = spread.square() + noise
-        trust = spread.square() / total
+        total = self.spread.square() + noise
+        trust = self.spread.square() / total
         features = torch.stack(
             [
                 (own - self.mean) / total.sqrt(),
@@ -231,4 +248,4 @@ class UnrolledDualRegression(nn.Module):
         change = change.flatten(2).index_select(2, self.mask_index)
         gain, shift = change.unflatten(0, own.shape[:2]).unbind(dim=2)
         trust = (torch.logit(trust, eps=1e-6) + gain).sigmoid()
-        return self.mean + trust * (own - self.mean) + spread * shift
+        return self.mean + trust * (own - self.mean) + self.spread * shift
