@@ -4,8 +4,8 @@
 
 Maps of the networks of a template set, made from a half of a run, and from 30 volumes of it, by
 the group maps as they are, dual regression, shrinkage (the prior of UDR, untrained) and UDR. Prior
-and UDR are made of other participants, in folds. Volumes that make maps and volumes that they have to
-explain are 20 s apart at least. One run a participant, all of the same length.
+and UDR are made of other participants, in folds. Between volumes that make maps and those that
+they have to explain are 20 s. One run a participant, all of the same length.
 """
 
 from __future__ import annotations
