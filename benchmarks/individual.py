@@ -3,9 +3,9 @@
     python benchmarks/individual.py DATASET [--folds 3] [--epochs N] [--rows FILE]
 
 Maps of the networks of a template set, made from a half of a run, and from 30 volumes of it, by
-the group maps as they are, dual regression, shrinkage (the prior of UDR, untrained) and UDR. Prior
-and UDR are made of other participants, in folds. Between volumes that make maps and those that
-they have to explain are 20 s. One run a participant, all of the same length.
+those of the others as they are, dual regression, shrinkage (the prior of UDR, untrained) and UDR.
+Prior and UDR are made of other participants, in folds. Between volumes that make maps and those
+that they have to explain are 20 s. One run a participant, all of the same length.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def makers(model: UDR, prior: UDR) -> Mapping[str, Maker]:
         return maps
 
     return {
-        "group maps": lambda volumes: group.expand(len(volumes), -1, -1),
+        "mean of the others": lambda volumes: model.network.mean.expand(len(volumes), -1, -1),
         "dual regression": dual_regression,
         "shrinkage": lambda volumes: prior.network(volumes)[0],
         "udr": lambda volumes: model.network(volumes)[0],
