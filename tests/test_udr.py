@@ -54,14 +54,16 @@ def runs_of(grid: Grid, n: int, n_volumes: int = 90, noise: float = 1.5) -> list
     return runs
 
 
-def templates_of(grid: Grid) -> np.ndarray:
-    return np.mean([own_maps(grid, number) for number in range(100, 140)], axis=0)
+def templates_of(grid: Grid) -> TemplateSet:
+    maps = np.mean([own_maps(grid, number) for number in range(100, 140)], axis=0)
+    maps = maps.astype(np.float32)
+    return TemplateSet("own", ("A", "B", "C"), maps, maps > 0.5, "above", "", "test")
 
 
 def model_of(grid: Grid, **changes: object) -> UDR:
     recipe = replace(RECIPE, **changes)
-    names = ("A", "B", "C")
-    return UDR(recipe, "test", grid, networks=names, templates=templates_of(grid))
+    templates = templates_of(grid)
+    return UDR(recipe, "test", grid, networks=templates.networks, templates=templates)
 
 
 def tensor(values: np.ndarray) -> Tensor:
@@ -79,7 +81,7 @@ def similarity(maps: np.ndarray, truth: np.ndarray) -> float:
 
 def test_its_steps_are_those_of_dual_regression(ball_grid: Grid) -> None:
     (run,) = runs_of(ball_grid, 1)
-    group = zscore_maps(templates_of(ball_grid))
+    group = zscore_maps(templates_of(ball_grid).maps)
     volumes = np.asarray(run.data)
     maps, courses = dual_regression(volumes, group)
     weights = torch.ones(1, 1, ball_grid.n_voxels)
@@ -108,7 +110,7 @@ def test_what_maps_explain_is_the_projection_on_them(ball_grid: Grid) -> None:
 
 
 def test_the_prior_takes_noise_for_noise(ball_grid: Grid) -> None:
-    group = zscore_maps(templates_of(ball_grid))
+    group = zscore_maps(templates_of(ball_grid).maps)
     few, many = (_prior(runs_of(ball_grid, 24, n_volumes=n, noise=3.0), group) for n in (40, 400))
     # Raw maps of 40 volumes are noisier by far; what is said of the participants is not.
     assert similarity(few[0], many[0]) > 0.9
@@ -121,7 +123,7 @@ def test_the_prior_takes_noise_for_noise(ball_grid: Grid) -> None:
 
 
 def test_one_participant_has_a_prior_of_the_shape_of_the_template(ball_grid: Grid) -> None:
-    group = zscore_maps(templates_of(ball_grid))
+    group = zscore_maps(templates_of(ball_grid).maps)
     mean, spread = _prior(runs_of(ball_grid, 1), group)
     assert similarity(mean, group) == pytest.approx(1, abs=1e-4)
     assert (spread.std(axis=1) < 1e-6).all()
@@ -131,7 +133,7 @@ def test_one_participant_has_a_prior_of_the_shape_of_the_template(ball_grid: Gri
 def test_its_maps_are_nearer_the_truth_than_those_of_dual_regression(
     ball_grid: Grid, trained: UDR
 ) -> None:
-    group = zscore_maps(templates_of(ball_grid))
+    group = zscore_maps(templates_of(ball_grid).maps)
     for run, participant in zip(runs_of(ball_grid, 11)[8:], (8, 9, 10), strict=True):
         truth = own_maps(ball_grid, participant)
         maps = all_maps(trained, run, stride=10)
@@ -181,7 +183,7 @@ def test_what_other_volumes_lose_to_maps_and_courses(ball_grid: Grid) -> None:
 
 
 def test_a_network_keeps_its_place(ball_grid: Grid, trained: UDR) -> None:
-    group = templates_of(ball_grid)
+    group = templates_of(ball_grid).maps
     for run in runs_of(ball_grid, 10)[8:]:
         for maps in all_maps(trained, run, stride=20).values():
             r = np.corrcoef(maps, group)[:3, 3:]
@@ -271,7 +273,6 @@ def test_it_needs_templates(ball_grid: Grid) -> None:
 
 
 def test_it_is_made_of_a_template_set(ball_grid: Grid) -> None:
-    maps = templates_of(ball_grid).astype(np.float32)
-    templates = TemplateSet("own", ("A", "B", "C"), maps, maps > 0.5, "above", "", "test")
-    model = models.create("udr", ModelOptions(model=("udr",), sloppy=True), ball_grid, templates)
+    options = ModelOptions(model=("udr",), sloppy=True)
+    model = models.create("udr", options, ball_grid, templates_of(ball_grid))
     assert (model.window, model.n_candidates, model.preset) == (20, 3, "sloppy")

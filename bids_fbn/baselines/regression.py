@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from torch import Tensor
 
 from bids_fbn.baselines.base import Baseline, BaselineRecipe
-from bids_fbn.config import ModelOptions
-from bids_fbn.errors import InputError
 from bids_fbn.models.compute import Compute
+from bids_fbn.models.told import Told
 from bids_fbn.networks.maps import zscore_maps
-from bids_fbn.signal.grid import Grid
 from bids_fbn.signal.signals import Signals
-
-if TYPE_CHECKING:
-    from bids_fbn.networks.templates import TemplateSet
 
 __all__ = ["DualRegression", "dual_regression"]
 
@@ -57,7 +51,7 @@ def dual_regression(volumes: np.ndarray, maps: np.ndarray) -> tuple[np.ndarray, 
     return np.asarray(own, dtype=np.float32), courses
 
 
-class DualRegression(Baseline):
+class DualRegression(Told, Baseline):
     """Dual regression on a template set, of every window; see :func:`dual_regression`."""
 
     name = "dualregression"
@@ -67,55 +61,6 @@ class DualRegression(Baseline):
         "sloppy": BaselineRecipe(0, window=20),
     }
 
-    def __init__(
-        self,
-        recipe: BaselineRecipe,
-        preset: str,
-        grid: Grid,
-        candidates: str = "fbn",
-        *,
-        networks: Sequence[str],
-        maps: np.ndarray | None = None,
-    ) -> None:
-        super().__init__(recipe, preset, grid, candidates)
-        self.networks = tuple(networks)
-        if maps is not None:
-            self.learned = {"maps": np.asarray(maps, dtype=np.float32)}
-
-    @classmethod
-    def from_options(
-        cls, options: ModelOptions, grid: Grid, templates: TemplateSet | None = None
-    ) -> Self:
-        if templates is None:
-            raise InputError("dualregression starts from a template set; give --templates")
-        return cls(
-            cls.recipe_from(options),
-            cls.preset_of(options),
-            grid,
-            networks=templates.networks,
-            maps=templates.maps,
-        )
-
-    @classmethod
-    def from_facts(
-        cls, recipe: Any, preset: str, grid: Grid, candidates: str, facts: dict[str, Any]
-    ) -> Self:
-        networks = facts.get("Networks")
-        if not isinstance(networks, list) or not networks:
-            raise ValueError("the card names no networks")
-        return cls(recipe, preset, grid, candidates, networks=networks)
-
-    def facts(self) -> dict[str, Any]:
-        return {"Networks": list(self.networks)}
-
-    @property
-    def n_candidates(self) -> int:
-        return len(self.networks)
-
-    @property
-    def candidate_kind(self) -> str:
-        return "networks"
-
     @property
     def n_parameters(self) -> int:
         return 0
@@ -123,7 +68,9 @@ class DualRegression(Baseline):
     def _learn(self, signals: Sequence[Signals], seed: int) -> dict[str, np.ndarray]:
         """Nothing: the templates are all it knows."""
         self._with_volumes(signals, self.window or len(self.networks) + 1)
-        return self.learned
+        if self.templates is None:
+            return self.learned
+        return {"maps": np.asarray(self.templates.maps, dtype=np.float32)}
 
     def maps(
         self, signals: Signals, compute: Compute, stride: int = 1

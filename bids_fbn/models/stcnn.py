@@ -15,7 +15,7 @@ import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -28,9 +28,9 @@ from bids_fbn.models.fitting import Stage
 from bids_fbn.models.neural import NeuralModel, Recipe
 from bids_fbn.models.sampling import Batch
 from bids_fbn.models.stcnn_network import STCNNNetwork, pearson, zscore_courses
-from bids_fbn.models.targets import LEAST_MATCH, Targets, find_targets
+from bids_fbn.models.targets import LEAST_MATCH, find_targets
+from bids_fbn.models.told import Told
 from bids_fbn.networks.maps import zscore_maps
-from bids_fbn.signal.grid import Grid
 from bids_fbn.signal.signals import Signals
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class STCNNRecipe(Recipe):
     synchronize: bool = False
 
 
-class STCNN(NeuralModel):
+class STCNN(Told, NeuralModel):
     """ST-CNN as a model: see :class:`~bids_fbn.models.base.Model`.
 
     Candidates are the maps of the K networks. The targets of a run are components of its own
@@ -122,51 +122,17 @@ class STCNN(NeuralModel):
         ),
     }
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        preset: str,
-        grid: Grid,
-        candidates: str = "fbn",
-        *,
-        networks: Sequence[str],
-        templates: TemplateSet | None = None,
-    ) -> None:
-        self.networks = tuple(networks)
-        self.templates = templates
-        self._targets: list[Targets] = []
-        super().__init__(recipe, preset, grid, candidates)
-
     @classmethod
-    def from_options(
-        cls, options: ModelOptions, grid: Grid, templates: TemplateSet | None = None
-    ) -> Self:
-        """An untrained model.
+    def networks_asked(cls, options: ModelOptions, templates: TemplateSet) -> Sequence[str]:
+        """Those that were asked for.
 
         Raises
         ------
         InputError
-            If an asked network is not in the template set, or the preset is that of the default
-            mode alone and the set has none of that name.
+            If one is not in the template set, or the preset is that of the default mode alone and
+            the set has none of that name.
         """
-        if templates is None:
-            raise InputError("stcnn learns the networks of a template set; give --templates")
-        preset = cls.preset_of(options)
-        networks = _asked_networks(options.target_networks, templates, preset)
-        recipe = cls.recipe_from(options)
-        return cls(recipe, preset, grid, networks=networks, templates=templates)
-
-    @classmethod
-    def from_facts(
-        cls, recipe: Recipe, preset: str, grid: Grid, candidates: str, facts: dict[str, Any]
-    ) -> Self:
-        networks = facts.get("Networks")
-        if not isinstance(networks, list) or not networks:
-            raise ValueError("the card names no networks")
-        return cls(recipe, preset, grid, candidates, networks=networks)
-
-    def facts(self) -> dict[str, Any]:
-        return {**super().facts(), "Networks": list(self.networks)}
+        return _asked_networks(options.target_networks, templates, cls.preset_of(options))
 
     def _build(self) -> nn.Module:
         recipe = self.recipe
@@ -178,14 +144,6 @@ class STCNN(NeuralModel):
             recipe.synchronize,
             standardize=not recipe.whole_box,
         )
-
-    @property
-    def n_candidates(self) -> int:
-        return len(self.networks)
-
-    @property
-    def candidate_kind(self) -> str:
-        return "networks"
 
     def _mapping_network(self) -> nn.Module:
         return copy.deepcopy(self.network.get_submodule("spatial"))

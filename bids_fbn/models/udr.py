@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -21,10 +21,11 @@ from torch import Tensor, nn
 
 from bids_fbn.baselines.regression import dual_regression
 from bids_fbn.config import ModelOptions
-from bids_fbn.errors import InputError, RunError
+from bids_fbn.errors import RunError
 from bids_fbn.models.compute import Compute
 from bids_fbn.models.neural import NeuralModel, Recipe
 from bids_fbn.models.sampling import Batch, participant_of
+from bids_fbn.models.told import Told
 from bids_fbn.models.udr_network import (
     UnrolledDualRegression,
     covered_in,
@@ -33,11 +34,7 @@ from bids_fbn.models.udr_network import (
     predicted,
 )
 from bids_fbn.networks.maps import zscore_maps
-from bids_fbn.signal.grid import Grid
 from bids_fbn.signal.signals import Signals
-
-if TYPE_CHECKING:
-    from bids_fbn.networks.templates import TemplateSet
 
 __all__ = ["UDR", "UDRRecipe"]
 
@@ -68,7 +65,7 @@ class UDRRecipe(Recipe):
     gap: float = 20.0
 
 
-class UDR(NeuralModel):
+class UDR(Told, NeuralModel):
     """Unrolled dual regression as a model: see :class:`~bids_fbn.models.base.Model`.
 
     Candidates are the maps of the K networks of a template set, one for each and every step.
@@ -79,8 +76,8 @@ class UDR(NeuralModel):
         See :class:`~bids_fbn.models.base.Model`.
     networks : sequence of str
         K names.
-    templates : ndarray (K, V), optional
-        Needed to train, not to apply.
+    templates : TemplateSet, optional
+        Has those networks; needed to train, not to apply.
     """
 
     name = "udr"
@@ -103,53 +100,6 @@ class UDR(NeuralModel):
         ),
     }
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        preset: str,
-        grid: Grid,
-        candidates: str = "fbn",
-        *,
-        networks: Sequence[str],
-        templates: np.ndarray | None = None,
-    ) -> None:
-        self.networks = tuple(networks)
-        self.templates = templates
-        self._runs: Sequence[Signals] = ()
-        self._n_training = 0
-        self._seed = 0
-        super().__init__(recipe, preset, grid, candidates)
-
-    @classmethod
-    def from_options(
-        cls, options: ModelOptions, grid: Grid, templates: TemplateSet | None = None
-    ) -> Self:
-        if templates is None:
-            raise InputError("udr starts from a template set; give --templates")
-        return cls(
-            cls.recipe_from(options),
-            cls.preset_of(options),
-            grid,
-            networks=templates.networks,
-            templates=templates.maps,
-        )
-
-    @classmethod
-    def from_facts(
-        cls, recipe: Recipe, preset: str, grid: Grid, candidates: str, facts: dict[str, Any]
-    ) -> Self:
-        networks = facts.get("Networks")
-        if not isinstance(networks, list) or not networks:
-            raise ValueError("the card names no networks")
-        return cls(recipe, preset, grid, candidates, networks=networks)
-
-    @classmethod
-    def preset_of(cls, options: ModelOptions) -> str:
-        return "sloppy" if options.sloppy else "unrolled"
-
-    def facts(self) -> dict[str, Any]:
-        return {**super().facts(), "Networks": list(self.networks)}
-
     def _build(self) -> nn.Module:
         return UnrolledDualRegression(
             len(self.networks),
@@ -160,13 +110,9 @@ class UDR(NeuralModel):
             self.recipe.repetitions,
         )
 
-    @property
-    def n_candidates(self) -> int:
-        return len(self.networks)
-
-    @property
-    def candidate_kind(self) -> str:
-        return "networks"
+    @classmethod
+    def preset_of(cls, options: ModelOptions) -> str:
+        return "sloppy" if options.sloppy else "unrolled"
 
     @property
     def _features(self) -> int:
@@ -220,7 +166,7 @@ class UDR(NeuralModel):
         """Find the prior that training starts from, in the runs to train on."""
         assert self.templates is not None
         self._runs, self._seed = signals, seed
-        group = zscore_maps(self.templates)
+        group = zscore_maps(self.templates.maps)
         mean, spread = _prior(signals[: self._n_training], group)
         self.network.set_prior(*map(torch.from_numpy, (group, mean, spread)))
 
