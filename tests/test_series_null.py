@@ -15,8 +15,9 @@ from bids_fbn.nulls.series import (
     fit_var,
     leading_components,
     left_by_cleaning,
-    phase_randomised,
+    slow_to_fast,
     surrogate_runs,
+    turned,
 )
 from bids_fbn.signal.grid import Grid
 from bids_fbn.signal.signals import Signals, StoredMatrix
@@ -71,8 +72,9 @@ def regions(signals: Signals) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("n_times", [60, 61])
 def test_phases_change_and_every_cross_spectrum_stays(n_times: int) -> None:
     rng = np.random.default_rng(0)
-    series = rng.standard_normal((n_times, 5)) @ rng.standard_normal((5, 5)) + 3
-    surrogate = phase_randomised(series, rng)
+    series = rng.standard_normal((n_times, 5)) @ rng.standard_normal((5, 5))
+    series -= series.mean(axis=0)
+    surrogate = turned(slow_to_fast(np.eye(n_times)), rng) @ series
     before, after = (np.fft.rfft(s, axis=0) for s in (series, surrogate))
     cross = [np.einsum("fi,fj->fij", f, f.conj()) for f in (before, after)]
     assert np.allclose(*cross)
@@ -198,6 +200,36 @@ def test_noise_has_smoothness_and_spectrum_but_no_network(ball_grid: Grid) -> No
     own = estimate_smoothness(np.asarray(run.data), ball_grid, run.covered)
     drawn = estimate_smoothness(np.asarray(surrogates[0].data), ball_grid, run.covered)
     assert np.allclose(own.fwhm, drawn.fwhm, rtol=0.15)
+
+
+def cleaned_of(nuisances: np.ndarray, grid: Grid, seed: int) -> Signals:
+    """A static run of which orthonormal courses were regressed out."""
+    raw = np.asarray(two_regions(grid, len(nuisances), seed).data, dtype=np.float64)
+    raw[:, :7] = np.random.default_rng(seed).standard_normal((len(raw), 7))
+    return run_of(raw - nuisances @ (nuisances.T @ raw), grid, 7)
+
+
+@pytest.mark.parametrize("kind", ["phase", "var"])
+def test_static_surrogates_are_as_uneven_in_time_as_cleaning_makes_a_run(
+    kind: SurrogateKind, ball_grid: Grid
+) -> None:
+    rng = np.random.default_rng(7)
+    # As motion parameters of a head that lies still and then moves.
+    moving = rng.standard_normal((100, 30)) * np.where(np.arange(100) < 60, 0.1, 2.0)[:, None]
+    nuisances, _ = np.linalg.qr(np.column_stack([np.ones(100), moving]))
+    run = cleaned_of(nuisances, ball_grid, 0)
+    surrogates = [np.asarray(s.data) for s in surrogate_runs(run, kind, 20, 0)]
+    for surrogate in surrogates:
+        # Each voxel of the other kind was scaled afterwards, which leaves 0 at 0.
+        assert np.abs(nuisances.T @ surrogate).max() < 1e-3
+
+    def unevenness(data: np.ndarray) -> float:
+        return float(np.square(data[60:]).mean() / np.square(data[:60]).mean())
+
+    own = [unevenness(np.asarray(cleaned_of(nuisances, ball_grid, s).data)) for s in range(20)]
+    drawn = [unevenness(surrogate) for surrogate in surrogates]
+    assert np.mean(own) < 0.5
+    assert np.mean(drawn) == pytest.approx(np.mean(own), abs=0.1)
 
 
 def test_noise_is_cleaned_as_the_run_was(ball_grid: Grid) -> None:

@@ -29,11 +29,11 @@ def dynamic_measures(
     summary = summarize_states(states, steps.valid, len(names), steps.seconds)
     visits = summary.visits.sum()
     time = float((states != NO_STATE).sum()) * steps.seconds
-    series = {
-        "iou_previous": mean_over_steps(networks.iou_previous),
-        "iou_window_apart": mean_over_steps(networks.iou_window_apart),
-        "iou_variation": _spread_over_time(networks.iou),
-    }
+    series = {"iou_previous": mean_over_steps(networks.iou_previous)}
+    # Where windows do not overlap the step before is a window apart: the same number.
+    if steps.window_apart > 1:
+        series["iou_window_apart"] = mean_over_steps(networks.iou_window_apart)
+    series["iou_variation"] = _spread_over_time(networks.iou)
     whole = {
         **{measure: _mean(values) for measure, values in series.items()},
         "switching_rate": summary.switching_rate,

@@ -3,15 +3,21 @@
 =========  ==================================================  ==================================
 kind       keeps                                               has nothing of
 =========  ==================================================  ==================================
-``phase``  every spectrum, every cross-covariance at any lag   anything beyond second order
+``phase``  every covariance, every spectrum, what cleaning     anything beyond second order
+           has taken out
 ``var``    covariance at lag 0 and 1 of the leading            the same; longer lags are those of
-           components, in expectation; spectra of the rest     the model
+           components, in expectation; spectra of the rest;    the model
+           what cleaning has taken out
 ``noise``  smoothness in space, mean spectrum in time, what    networks
            cleaning has taken out
 =========  ==================================================  ==================================
 
 In ``phase`` and ``var`` the correlation between any two places is static: whatever changes in time
-there is chance. All are stationary and Gaussian, or nearly so.
+there is chance. All are Gaussian, or nearly so, and were stationary before they were cleaned.
+
+That last point decides. A run of which 40 nuisances were regressed out is not stationary, however
+static the brain: it is smallest where the nuisances are largest. Surrogates that are have windows
+more alike than those of the run, and one run in six without any change in it would stand out.
 
 Volumes that are kept are treated as one series without gaps: where some were left out, spectra and
 lags are those of what was kept, put end to end.
@@ -21,7 +27,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -35,8 +40,9 @@ __all__ = [
     "SurrogateKind",
     "fit_var",
     "left_by_cleaning",
-    "phase_randomised",
+    "slow_to_fast",
     "surrogate_runs",
+    "turned",
 ]
 
 SurrogateKind = Literal["phase", "var", "noise"]
@@ -48,6 +54,9 @@ _VALUES_PER_COEFFICIENT = 5
 _VOXELS_AT_A_TIME = 4096
 # Share of the mean variance of a course below which it is rounding.
 _NOTHING = 1e-6
+# Square of the length of a wave's steps below which it is constant; the slowest wave of 10,000
+# volumes has 4e-7.
+_FLAT = 1e-8
 # Of a frequency that cleaning has taken out but for this share, noise gets less than the run had.
 _LEAST_SHARE = 0.05
 
@@ -67,10 +76,11 @@ def surrogate_runs(
     signals : Signals
         T kept volumes, V voxels.
     kind : {"phase", "var", "noise"}
-        Multivariate phase randomisation (Prichard & Theiler 1994, Phys Rev Lett 73:951); a static
-        vector autoregressive model with Gaussian innovations (Liégeois et al. 2017, NeuroImage
-        163:437); smooth Gaussian noise that has the mean power spectrum of the voxels and is
-        cleaned as the run was: see :func:`left_by_cleaning`.
+        Multivariate phase randomisation (Prichard & Theiler 1994, Phys Rev Lett 73:951) of what
+        cleaning has left: see :func:`turned`; a static vector autoregressive model with Gaussian
+        innovations (Liégeois et al. 2017, NeuroImage 163:437); smooth Gaussian noise that has the
+        mean power spectrum of the voxels. All are cleaned as the run was: see
+        :func:`left_by_cleaning`.
     n : int
     seed : int
 
@@ -85,34 +95,60 @@ def surrogate_runs(
         yield replace(signals, data=_zscored(draw(np.random.default_rng(child))))
 
 
-def phase_randomised(series: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Add the same random phases to all series.
+def slow_to_fast(left: np.ndarray) -> np.ndarray:
+    """Waves in the space of some courses, without the mean, from slow to fast.
 
-    Keeps the mean and the periodogram of each series, and the cross-periodogram of any two, hence
-    all correlations at all (circular) lags (Prichard & Theiler 1994). The series are taken to be
-    periodic: a jump from the last value to the first counts as part of the spectrum.
+    Of all courses there are these are sines and cosines. In the space that cleaning has left they
+    are what comes nearest: each differs as little as it can from one volume to the next, the last
+    volume being followed by the first.
 
     Parameters
     ----------
-    series : ndarray (T, V) of float
+    left : ndarray (T, k)
+        Orthonormal columns.
+
+    Returns
+    -------
+    ndarray (T, k) or (T, k − 1)
+        Orthonormal columns, none of which is constant.
+    """
+    steps = left - np.roll(left, 1, axis=0)
+    roughness, axes = np.linalg.eigh(steps.T @ steps)
+    waves: np.ndarray = left @ axes[:, roughness > _FLAT]
+    return waves
+
+
+def turned(waves: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """What gives volumes random phases, were there phases: each two waves turned into each other.
+
+    Applied to a run of which all but its mean is left, that is phase randomisation with the same
+    phases for all voxels (Prichard & Theiler 1994): sine and cosine of a frequency are neighbours.
+    Whatever was regressed out of a run, its static covariance stays as it is, since the matrix is
+    orthogonal in the space of the waves; its spectra stay but for a mixing of neighbours; and what
+    cleaning took from a volume is taken from that of the surrogate.
+
+    Parameters
+    ----------
+    waves : ndarray (T, k)
+        From :func:`slow_to_fast`.
     rng : Generator
 
     Returns
     -------
-    ndarray (T, V)
-        Of the same type.
+    ndarray (T, T)
     """
-    n_times = len(series)
-    n_frequencies = n_times // 2 + 1
-    turn = np.exp(2j * np.pi * rng.random(n_frequencies))
-    turn[0] = 1  # the mean stays
-    if n_times % 2 == 0:
-        # The highest frequency of an even number of values is real: it can change sign, no more.
-        turn[-1] = rng.choice([-1, 1])
-    spectrum = rfft(series, axis=0)
-    spectrum *= turn.astype(spectrum.dtype)[:, None]
-    randomised: np.ndarray = irfft(spectrum, n=n_times, axis=0)
-    return randomised
+    n_pairs, odd = divmod(waves.shape[1], 2)
+    angle = 2 * np.pi * rng.random(n_pairs)
+    cos, sin = np.cos(angle), np.sin(angle)
+    even, uneven = waves[:, : 2 * n_pairs : 2], waves[:, 1 : 2 * n_pairs : 2]
+    after = np.empty_like(waves)
+    after[:, : 2 * n_pairs : 2] = cos * even + sin * uneven
+    after[:, 1 : 2 * n_pairs : 2] = cos * uneven - sin * even
+    if odd:
+        # One that has no neighbour can change its sign, no more.
+        after[:, -1] = rng.choice([-1, 1]) * waves[:, -1]
+    mixing: np.ndarray = after @ waves.T
+    return mixing
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,7 +240,9 @@ def _zscored(data: np.ndarray) -> np.ndarray:
 
 
 def _phase(signals: Signals) -> _Draw:
-    return partial(phase_randomised, _in_memory(signals))
+    data = _in_memory(signals)
+    waves = slow_to_fast(left_by_cleaning(data[:, signals.covered]))
+    return lambda rng: turned(waves, rng).astype(np.float32) @ data
 
 
 def _var(signals: Signals) -> _Draw:
@@ -213,11 +251,13 @@ def _var(signals: Signals) -> _Draw:
     components = leading_components(data)
     scale = np.sqrt(n_times)
     model = fit_var(components * scale)
+    left = left_by_cleaning(data[:, signals.covered])
+    waves = slow_to_fast(left)
     rest = np.eye(n_times) - components @ components.T
 
     def draw(rng: np.random.Generator) -> np.ndarray:
-        courses = model.draw(n_times, rng) / scale
-        mixing = courses @ components.T + phase_randomised(rest, rng)
+        courses = left @ (left.T @ model.draw(n_times, rng)) / scale
+        mixing = courses @ components.T + turned(waves, rng) @ rest
         return mixing.astype(np.float32) @ data
 
     return draw

@@ -236,8 +236,8 @@ def _null_correlations(
 ) -> np.ndarray:
     """Correlations of phase-randomised `y` with `x`, (n_surrogates, P, C).
 
-    As with :func:`bids_fbn.nulls.series.phase_randomised`, but the series themselves are never
-    made: by Parseval, a correlation is a sum over the cross-spectrum.
+    As with :func:`bids_fbn.nulls.series.turned` on waves of all frequencies, but the series
+    themselves are never made: by Parseval, a correlation is a sum over the cross-spectrum.
     """
     n_rows = len(y)
     cross = rfft(y, axis=0)[:, :, None] * rfft(x, axis=0)[:, None, :].conj() / n_rows
