@@ -20,6 +20,9 @@ seconds       to fit the model and find the networks, without nulls
 Then in how many runs each network is beyond chance; and where there are events, the networks whose
 course follows them, p corrected over networks and conditions.
 
+With --folds a model that is trained is trained on the participants of the other folds, all at
+once, instead of on each run by itself, and named "shared". Its weights are kept in --work.
+
 Rows are kept in --rows as they come, and taken up from there: a call that was killed goes on.
 """
 
@@ -37,7 +40,7 @@ import numpy as np
 import pandas as pd
 from common import cleaned, processes, read_rows, write_rows
 
-from bids_fbn.config import MODELS, Config
+from bids_fbn.config import MODELS, TRAINED, Config
 from bids_fbn.environment import prepare_environment
 from bids_fbn.errors import RunError
 from bids_fbn.evaluation.assess import Assessment, assess
@@ -46,6 +49,7 @@ from bids_fbn.networks.templates import load_templates
 from bids_fbn.nulls.pvalues import ALPHA, network_p
 from bids_fbn.nulls.task import read_events
 from bids_fbn.signal.signals import Signals
+from bids_fbn.train import fit_shared
 
 TEMPLATES = "smith2009"
 TASK = ["network", "condition", "observed", "p_corrected"]
@@ -133,15 +137,14 @@ def lines_of_task(rows: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def row_of(name: str, folder: Path, options: argparse.Namespace) -> dict[str, object]:
-    """One method on one run."""
-    logging.getLogger("bids_fbn").setLevel(logging.WARNING)
-    signals = Signals.load(folder)
-    config = Config.from_options(
+def config_of(name: str, options: argparse.Namespace, *weights: Path) -> Config:
+    """One model, as asked."""
+    return Config.from_options(
         {
             "bids_dir": Path(),
             "output_dir": Path(),
             "model": (name,),
+            "weights": weights,
             "templates": TEMPLATES,
             "stride": options.stride,
             "n_surrogates": options.surrogates,
@@ -150,25 +153,65 @@ def row_of(name: str, folder: Path, options: argparse.Namespace) -> dict[str, ob
             **({"window": options.window} if options.window else {}),
         }
     )
+
+
+def row_of(
+    name: str, folder: Path, options: argparse.Namespace, weights: Path | None
+) -> dict[str, object]:
+    """One method on one run."""
+    logging.getLogger("bids_fbn").setLevel(logging.WARNING)
+    signals = Signals.load(folder)
+    config = config_of(name, options, *([weights] if weights else []))
     templates = load_templates(TEMPLATES, signals.grid)
     compute = choose_compute(options.device, options.precision, options.threads)
     task = folder / "events.tsv"
     events = read_events(task) if task.is_file() else None
     found = assess(name, signals, templates, config, compute, events=events)
-    return {"method": name, "run": signals.name, **facts_of(found)}
+    return {"method": label(name, options), "run": signals.name, **facts_of(found)}
 
 
-def run_all(folders: Sequence[Path], options: argparse.Namespace) -> pd.DataFrame:
+def label(name: str, options: argparse.Namespace) -> str:
+    """Name of a method in the tables."""
+    return f"{name}, shared" if options.folds and name in TRAINED else name
+
+
+def shared_weights(
+    name: str, fold: int, folders: Sequence[Path], options: argparse.Namespace, work: Path
+) -> Path:
+    """Weights of a model trained on the runs of the other folds."""
+    path = work / f"{name}-fold{fold + 1}of{options.folds}.safetensors"
+    if not path.is_file():
+        compute = choose_compute(options.device, options.precision, options.threads)
+        others = [folder for k, folder in enumerate(folders) if k % options.folds != fold]
+        fit_shared(config_of(name, options), [Signals.load(run) for run in others], compute, path)
+    return path
+
+
+def run_all(folders: Sequence[Path], options: argparse.Namespace, work: Path) -> pd.DataFrame:
     """A row for each method and run."""
     rows = read_rows(options.rows)
     done = {(row["method"], row["run"]) for row in rows}
+    todo = [
+        (name, number, folder)
+        for name in options.model
+        for number, folder in enumerate(folders)
+        if (label(name, options), folder.name) not in done
+    ]
     with processes(options.processes) as pool:
-        jobs = {
-            pool.submit(row_of, name, folder, options): name
-            for name in options.model
-            for folder in folders
-            if (name, folder.name) not in done
+        trained = {
+            (name, fold): pool.submit(shared_weights, name, fold, folders, options, work)
+            for name, fold in dict.fromkeys(
+                (name, number % options.folds)
+                for name, number, _ in todo
+                if label(name, options) != name
+            )
         }
+        weights = {key: job.result() for key, job in trained.items()}
+        jobs = {}
+        for name, number, folder in todo:
+            key = (name, number % options.folds) if options.folds else (name, 0)
+            job = pool.submit(row_of, name, folder, options, weights.get(key))
+            jobs[job] = label(name, options)
         for job in as_completed(jobs):
             try:
                 rows.append(job.result())
@@ -178,8 +221,9 @@ def run_all(folders: Sequence[Path], options: argparse.Namespace) -> pd.DataFram
             write_rows(options.rows, rows)
             print(f"{rows[-1]['method']}, {rows[-1]['run']}", flush=True)
     results = pd.DataFrame(rows)
-    results = results[results["method"].isin(options.model)]
-    order = results["method"].map(options.model.index)
+    labels = [label(name, options) for name in options.model]
+    results = results[results["method"].isin(labels)]
+    order = results["method"].map(labels.index)
     return results.assign(order=order).sort_values("order", kind="stable")
 
 
@@ -191,6 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--resolution", type=float, default=10.0)
     parser.add_argument("--model", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--window", type=int, help="of models that can look at windows")
+    parser.add_argument("--folds", type=int, default=0, help="one model for many participants")
     parser.add_argument("--stride", type=int, default=5)
     parser.add_argument("--surrogates", type=int, default=39)
     parser.add_argument("--maps", type=int, default=999)
@@ -200,12 +245,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1, help="of each process")
     parser.add_argument("--rows", type=Path, help="keep a row for each run and method there")
+    parser.add_argument("--work", type=Path, help="keep shared weights there")
     options = parser.parse_args(arguments)
     # Set before the libraries of the processes are loaded.
     prepare_environment(options.threads)
     logging.getLogger("bids_fbn").setLevel(logging.WARNING)
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
+        weights = options.work or work
+        weights.mkdir(parents=True, exist_ok=True)
         runs = cleaned(
             options.dataset,
             options.nuisance,
@@ -213,7 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             work,
             participants=tuple(options.label),
         )
-        found = run_all([work / run.name for run in runs], options)
+        found = run_all([work / run.name for run in runs], options, weights)
     print(f"\n{table(found)}\n\n{table_of_networks(found)}\n\n{lines_of_task(found)}")
     return 0
 

@@ -175,7 +175,11 @@ class ModelOptions(_Section):
 
     def weighted(self, model: str) -> bool:
         """Whether one of the files of weights is of a model, which is then not fitted to runs."""
-        return any(_model_of(path) == model for path in self.weights)
+        return self.weights_of(model) is not None
+
+    def weights_of(self, model: str) -> Path | None:
+        """The file of weights that is of a model, if there is one."""
+        return next((path for path in self.weights if _model_of(path) == model), None)
 
     def idle(self) -> list[str]:
         """A line for each option that was given and would change nothing."""

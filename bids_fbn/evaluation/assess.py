@@ -54,6 +54,8 @@ def fitted(
 ) -> Method:
     """A method fitted to a run, with all that it takes to hold it against nulls.
 
+    With weights of that model in the configuration, these are used and nothing is fitted.
+
     Parameters
     ----------
     name : str
@@ -69,9 +71,12 @@ def fitted(
     RunError
         If the run is too short for the model.
     """
-
-    model = models.create(name, config.models, signals.grid, templates)
-    model.fit([signals], compute, config.compute.random_seed)
+    weights = config.models.weights_of(name)
+    if weights is not None:
+        model = models.load(weights, signals.grid, config.models.candidates)
+    else:
+        model = models.create(name, config.models, signals.grid, templates)
+        model.fit([signals], compute, config.compute.random_seed)
     return Method.of(model, config, templates, compute)
 
 
@@ -93,7 +98,8 @@ def assess(
         See :func:`fitted`.
     refit_halves : bool
         Train on each half by itself, so that nothing of the other is in its maps. The app does so
-        with models that are fitted quickly only.
+        with models that are fitted quickly only. Weights that were given are of other runs, and
+        are kept.
     events : DataFrame, optional
         From :func:`~bids_fbn.nulls.task.read_events`.
 
@@ -114,7 +120,7 @@ def assess(
         courses,
         config.nulls,
         events=events,
-        refit_halves=refit_halves,
+        refit_halves=refit_halves and not config.models.weighted(name),
     )
     return Assessment(
         method.model,
