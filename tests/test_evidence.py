@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from small_models import CPU, small
 
 from bids_fbn import evidence, models
-from bids_fbn.config import ModelOptions
+from bids_fbn.config import Config, ModelOptions
+from bids_fbn.evaluation.assess import fitted
 from bids_fbn.evidence import Method, dynamic_evidence, half_evidence, search_evidence
 from bids_fbn.networks.maps import SupportRule
 from bids_fbn.networks.templates import TemplateSet
@@ -235,3 +237,35 @@ def test_without_surrogates_measures_stand_alone(windowed: tuple[Method, Signals
     assert rows["observed"].notna().any()
     assert rows["p"].isna().all()
     assert rows["p_corrected"].isna().all()
+
+
+@pytest.mark.parametrize("name", ["scaae", "pca"])
+def test_weights_that_were_given_are_used_as_they_are(
+    name: str, ball_grid: Grid, templates: TemplateSet, tmp_path: Path
+) -> None:
+    run, other = run_of(ball_grid, 30), run_of(ball_grid, 31)
+    model = small(name, ball_grid) if name == "scaae" else method_of(name, other, templates).model
+    model.fit([other], CPU, 0).save(tmp_path / "weights.safetensors")
+    weights = (tmp_path / "weights.safetensors",)
+    options = {"bids_dir": Path(), "output_dir": Path(), "model": (name,), "weights": weights}
+    method = fitted(name, run, templates, Config.from_options(options), CPU)
+    assert method.model.training["Runs"] == model.training["Runs"]
+    assert all(torch.equal(v, model.state()[k]) for k, v in method.model.state().items())
+    # Not for a surrogate or a half either: they are part of the method.
+    assert method.on(replace(run, data=-np.asarray(run.data))) is method.model
+
+
+def test_where_windows_do_not_overlap_a_number_stands_once(
+    ball_grid: Grid, templates: TemplateSet
+) -> None:
+    run = run_of(ball_grid, 60)
+    measures = {}
+    for name, options in (
+        ("untrained-scaae", {"channels": 4}),
+        ("dualregression", {"window": 20}),
+    ):
+        method = method_of(name, run, templates, **options)
+        networks, _ = method.networks(method.model, run)
+        rows = dynamic_evidence(method, run, networks, 1, "phase")
+        measures[name] = {row["measure"] for row in rows}
+    assert measures["dualregression"] - measures["untrained-scaae"] == {"iou_window_apart"}

@@ -154,8 +154,9 @@ EVIDENCE: Columns = {
             "models that know their networks",
             "noise": "runs of noise as smooth as the run, with its mean spectrum and cleaned like "
             "it, to which the method was applied in the same way",
-            "phase": "random phases, the same for all voxels or networks: static correlation",
-            "var": "a stationary Gaussian autoregressive model of the run",
+            "phase": "random phases, the same for all voxels or networks: static correlation; a "
+            "run's within what cleaning has left of it",
+            "var": "a stationary Gaussian autoregressive model of the run, cleaned like it",
         },
     },
 }

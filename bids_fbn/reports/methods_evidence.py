@@ -12,12 +12,13 @@ __all__ = ["weighing"]
 
 _STATIC: Mapping[str, str] = {
     "phase": (
-        "surrogates of the run whose phases were randomised, the same for all voxels "
-        "[@Prichard1994; @Liegeois2017]"
+        "surrogates of the run whose phases were randomised, the same for all voxels and within "
+        "what nuisance regression had left [@Prichard1994; @Liegeois2017]"
     ),
     "var": (
         "realisations of a stationary Gaussian vector autoregressive model of the run, fitted to "
-        "its leading principal components [@Liegeois2017]"
+        "its leading principal components [@Liegeois2017], of which the same nuisances were "
+        "regressed out"
     ),
 }
 
