@@ -35,6 +35,7 @@ __all__ = [
     "NetworkOptions",
     "RunOptions",
     "SignalOptions",
+    "file_hash",
 ]
 
 NUISANCE_PRESETS = ("simple", "scrubbing", "compcor", "ica_aroma")
@@ -389,14 +390,14 @@ class Config(_Section):
                 "signal": self.signal_hash(source),
                 "model": model,
                 "options": self.models.model_dump(mode="json", exclude={"model", "weights"}),
-                "weights": sorted(_file_hash(path) for path in self.models.weights)
+                "weights": sorted(file_hash(path) for path in self.models.weights)
                 if self.models.weighted(model)
                 else [],
                 "networks": self.networks.model_dump(
                     mode="json", exclude={"save_dynamic_maps", "save_denoised"}
                 ),
                 "nulls": self.nulls.model_dump(mode="json"),
-                "templates": _file_hash(Path(self.networks.templates)),
+                "templates": file_hash(Path(self.networks.templates)),
                 "seed": self.compute.random_seed,
                 "precision": self.compute.precision,
             }
@@ -458,6 +459,6 @@ def _hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _file_hash(path: Path) -> str:
+def file_hash(path: Path) -> str:
     """Content, not name: the same file elsewhere gives the same results."""
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else str(path)

@@ -29,7 +29,7 @@ from filelock import FileLock, Timeout
 
 from bids_fbn import __version__, logs
 from bids_fbn.cli import Parser, add_device_options, report_faults, with_hyphens
-from bids_fbn.config import MODELS, RESULTS_VERSION, Config
+from bids_fbn.config import MODELS, RESULTS_VERSION, Config, file_hash
 from bids_fbn.environment import prepare_environment
 from bids_fbn.errors import FBNError, InputError, RunError
 from bids_fbn.resources import available_processors
@@ -95,6 +95,7 @@ def evaluate(out: Path, config: Config, cells: Sequence[Cell], n_participants: i
 
 class _Evaluation:
     def __init__(self, out: Path, config: Config) -> None:
+        from bids_fbn import models
         from bids_fbn.evaluation.simulated import SPACE
         from bids_fbn.networks.templates import load_templates
         from bids_fbn.simulation.noise import mni_head
@@ -110,6 +111,8 @@ class _Evaluation:
         # That of the simulation: the true maps need no interpolation.
         self.grid = mni_head(config.signal.resolution, SPACE).grid
         self.templates = load_templates(TEMPLATES, self.grid)
+        # Before hours of work: weights that do not fit are a fault of the call.
+        models.weights_given(config.models, self.grid)
 
     def run(self, cells: Sequence[Cell], n_participants: int) -> list[str]:
         failed = []
@@ -226,6 +229,7 @@ def _settings(config: Config) -> dict[str, Any]:
             "Templates": TEMPLATES,
             "Signal": config.signal.model_dump(mode="json"),
             "Models": config.models.model_dump(mode="json", exclude={"model", "weights"}),
+            "Weights": sorted(map(file_hash, config.models.weights)),
             "Networks": {"StateThreshold": config.networks.state_threshold},
             "Nulls": config.nulls.model_dump(mode="json"),
             "Seed": config.compute.random_seed,
@@ -317,6 +321,13 @@ def _parser() -> argparse.ArgumentParser:
     models = parser.add_argument_group("models")
     models.add_argument(
         "--model", nargs="+", required=True, metavar="NAME", help=f"any of {', '.join(MODELS)}"
+    )
+    models.add_argument(
+        "--weights",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="of models trained on other runs; the others are trained on each run by itself",
     )
     models.add_argument("--sloppy", action="store_true", help="tiny models, for trying things out")
     models.add_argument(

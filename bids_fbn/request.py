@@ -174,25 +174,11 @@ def _weights(config: Config, grid: Grid) -> dict[str, Path]:
         return {}
     from bids_fbn import models
 
-    found: dict[str, Path] = {}
-    faults: list[str] = []
-    for path in config.models.weights:
-        try:
-            model = models.load(path.resolve(), grid)
-        except InputError as error:
-            faults += error.faults
-            continue
-        if model.name not in config.models.model:
-            faults.append(f"{path}: weights of {model.name}, which --model does not ask for")
-        elif model.name in found:
-            faults.append(f"{path}: a second file of weights of {model.name}")
-        else:
-            found[model.name] = path.resolve()
+    found = models.weights_given(config.models, grid)
     lacking = [name for name in config.models.model if name in TRAINED and name not in found]
-    if lacking and not faults:
-        faults.append(f"--weights: none given for {', '.join(lacking)}; give one for each model")
-    if faults:
-        raise InputError(*faults)
+    if lacking:
+        names = ", ".join(lacking)
+        raise InputError(f"--weights: none given for {names}; give one for each model")
     return found
 
 

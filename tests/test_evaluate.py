@@ -15,6 +15,7 @@ import pytest
 from scipy.stats import binom
 
 from bids_fbn import evaluate
+from bids_fbn.config import SignalOptions
 from bids_fbn.errors import RunError
 from bids_fbn.evaluation import assess as assessing
 from bids_fbn.evaluation import figures
@@ -114,6 +115,36 @@ def test_a_row_can_be_made_again_by_hand(evaluated: Path, tmp_path: Path) -> Non
     for measure in MEASURES:
         if measure != "seconds":
             assert again[measure] == pytest.approx(row[measure], rel=1e-4, nan_ok=True), measure
+
+
+def test_weights_of_other_runs_are_used_and_are_a_setting(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from bids_fbn import models
+    from bids_fbn.config import ModelOptions
+    from bids_fbn.models.compute import Compute
+    from bids_fbn.simulation.noise import mni_head
+
+    grid = mni_head(12.0, "MNI152NLin2009cAsym").grid
+    other, _ = simulate_signals(
+        Cell("states", 0.2, 70, 20.0, 0.0), 99, grid, SignalOptions(min_time=0), tmp_path / "w"
+    )
+    model = models.create("pca", ModelOptions(model=("pca",)), grid)
+    weights = tmp_path / "pca.safetensors"
+    model.fit([other], Compute("cpu", "fp32")).save(weights)
+    out = tmp_path / "out"
+    options = ("--noise", "0.2", *MODELS)
+    assert call(out, *options, "--weights", str(weights)) == 0
+    rows = rows_of(out).set_index("model")
+    assert call(tmp_path / "own", *options) == 0
+    own = rows_of(tmp_path / "own").set_index("model")
+    assert rows.loc["pca", "map_r"] != own.loc["pca", "map_r"]
+    assert rows.loc["dualregression", "map_r"] == own.loc["dualregression", "map_r"]
+    capsys.readouterr()
+    assert call(out, *options) == 2
+    assert "other settings (Weights)" in capsys.readouterr().err
+    assert call(out, "--model", "ica", "--weights", str(weights)) == 2
+    assert "weights of pca, which --model does not ask for" in capsys.readouterr().err
 
 
 def test_what_is_there_is_not_computed_again(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from bids_fbn.networks.templates import TemplateSet
     from bids_fbn.signal.grid import Grid
 
-__all__ = ["create", "load", "volumes_needed"]
+__all__ = ["create", "load", "volumes_needed", "weights_given"]
 
 
 _CLASSES = {
@@ -86,3 +86,30 @@ def load(weights: Path, grid: Grid, candidates: str = "fbn") -> Model:
     except InputError as error:
         raise InputError(f"{weights}: {error}") from None
     return model_class.from_card(card, weights, grid, candidates)
+
+
+def weights_given(options: ModelOptions, grid: Grid) -> dict[str, Path]:
+    """Model → the file of ``options.weights`` that is of it.
+
+    Raises
+    ------
+    InputError
+        If a file is damaged, of another grid, or of a model that was not asked for.
+    """
+    found: dict[str, Path] = {}
+    faults: list[str] = []
+    for path in options.weights:
+        try:
+            model = load(path.resolve(), grid)
+        except InputError as error:
+            faults += error.faults
+            continue
+        if model.name not in options.model:
+            faults.append(f"{path}: weights of {model.name}, which --model does not ask for")
+        elif model.name in found:
+            faults.append(f"{path}: a second file of weights of {model.name}")
+        else:
+            found[model.name] = path.resolve()
+    if faults:
+        raise InputError(*faults)
+    return found
