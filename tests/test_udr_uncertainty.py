@@ -1,4 +1,4 @@
-"""How sure unrolled dual regression is of its maps: that it says so, in which units, and rightly."""
+"""How sure unrolled dual regression is of its maps: in which units, and how rightly."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bids_fbn.bids.boldrun import BoldRun
 from bids_fbn.bids.outputs import RunWriter
 from bids_fbn.bids.writing import sidecar_path
 from bids_fbn.models.udr import UDR
-from bids_fbn.models.udr_error import _factors, draw_run
+from bids_fbn.models.udr_error import _factors, _scale, draw_run
 from bids_fbn.signal.grid import Grid
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -132,6 +132,15 @@ def test_factors_of_parts_are_found_again() -> None:
     squares = np.einsum("n,nkv->kv", factors, parts)
     squares *= np.random.default_rng(1).chisquare(40, squares.shape) / 40
     np.testing.assert_allclose(_factors(parts, squares), factors, atol=0.03)
+
+
+def test_one_scale_for_errors_of_normal_and_of_longer_tails() -> None:
+    chance = np.random.default_rng(0)
+    assert _scale(1.3 * np.abs(chance.standard_normal(100_000))) == pytest.approx(1.3, rel=0.03)
+    # Of the same variance but with longer tails: between what most of them and the tails ask for.
+    tailed = np.abs(chance.standard_t(3, 100_000)) / np.sqrt(3)
+    middle, far = np.quantile(tailed, [0.5, 0.95]) / norm.ppf([0.75, 0.975])
+    assert middle < _scale(tailed) < far
 
 
 def test_models_that_do_not_know_say_nothing(ball_grid: Grid) -> None:

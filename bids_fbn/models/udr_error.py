@@ -11,11 +11,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from scipy.optimize import nnls
+from scipy.stats import norm
 
 from bids_fbn.models.udr_network import N_LENGTHS, fit_maps
 from bids_fbn.nulls.series import phase_randomised
@@ -34,6 +35,12 @@ _MOST_STRETCHES = 4
 # three or four.
 _FITS = 6
 
+# Voxels, evenly over the mask, whose single errors are kept.
+_SAMPLE = 1000
+# Errors have longer tails than a normal distribution: the shares that are asked for most are to be
+# as near to what they are called as one standard deviation allows.
+_SHARES = np.array([0.5, 0.68, 0.9, 0.95])
+_SCALES = np.geomspace(0.5, 2, 141)
 # Of the mean squared error: no voxel counts as if less were expected of it.
 _LEAST_EXPECTED = 0.05
 
@@ -152,11 +159,13 @@ def find_error(
     )
     half = int(np.median([run.n_kept for run in runs])) // 2
     lengths = sorted({max(2, window // 2), window, max(half, window)})
-    parts = [0.0 for _ in lengths]
-    squares = [0.0 for _ in lengths]
+    parts: list[Any] = [0.0 for _ in lengths]
+    squares: list[Any] = [0.0 for _ in lengths]
     counts = [0 for _ in lengths]
+    sampled: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in lengths]
     for run in drawn():
         data, covered = np.asarray(run.signals.data), run.signals.covered
+        few = np.flatnonzero(covered)[:: -(-int(covered.sum()) // _SAMPLE)]
         for at, length in enumerate(lengths):
             for start, stop in stretches_of(len(data), length):
                 volumes = torch.from_numpy(data[start:stop])[None].to(device)
@@ -165,13 +174,36 @@ def find_error(
                 parts[at] = parts[at] + of_maps[0].cpu().numpy().astype(np.float64) * covered
                 squares[at] = squares[at] + error.astype(np.float64) ** 2 * covered
                 counts[at] += 1
-    found = [
-        (length, _factors(np.asarray(of_parts) / count, np.asarray(square) / count))
-        for length, of_parts, square, count in zip(lengths, parts, squares, counts, strict=True)
-        if count
-    ]
+                sampled[at].append((error[:, few], of_maps[0].cpu().numpy()[:, :, few]))
+    found = []
+    for at, length in enumerate(lengths):
+        if counts[at]:
+            factors = _factors(np.asarray(parts[at]) / counts[at], squares[at] / counts[at])
+            away = [
+                np.abs(error) / np.sqrt(np.einsum("n,nkv->kv", factors, of_maps))
+                for error, of_maps in sampled[at]
+            ]
+            found.append((length, factors * _scale(np.concatenate(away, axis=None)) ** 2))
     found += [found[-1]] * (N_LENGTHS - len(found))
     return np.array([at for at, _ in found]), np.stack([factors for _, factors in found])
+
+
+def _scale(away: np.ndarray) -> float:
+    """By what factor standard deviations hold the usual shares of errors best.
+
+    Parameters
+    ----------
+    away : ndarray (N,)
+        Errors, in standard deviations.
+
+    Returns
+    -------
+    float
+        With it the worst of the shares is the least wrong.
+    """
+    limits = norm.ppf(0.5 + _SHARES / 2)
+    held = np.searchsorted(np.sort(away), _SCALES[:, None] * limits) / len(away)
+    return float(_SCALES[np.abs(held - _SHARES).max(axis=1).argmin()])
 
 
 def _factors(parts: np.ndarray, squares: np.ndarray) -> np.ndarray:
