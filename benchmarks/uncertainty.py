@@ -20,7 +20,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
 import torch
@@ -38,10 +37,10 @@ from bids_fbn.models.udr_network import covered_in, fit_courses, fit_maps
 from bids_fbn.networks.templates import load_templates
 from bids_fbn.signal.clean import clean_run
 from bids_fbn.signal.signals import Signals
-from bids_fbn.signal.standard import analysis_grid
+from bids_fbn.signal.standard import analysis_grid, load_image
 from bids_fbn.simulate import simulate_dataset
 from bids_fbn.simulation.noise import mni_head, saturation
-from bids_fbn.simulation.run import EFFECT
+from bids_fbn.simulation.run import EFFECT, Dynamics
 
 TEMPLATES = "seitzman2018"
 NOMINAL = (0.5, 0.68, 0.9, 0.95)
@@ -79,7 +78,7 @@ class KnownRun:
         return found
 
 
-def known_runs(dynamics: str, options: argparse.Namespace, folder: Path) -> list[KnownRun]:
+def known_runs(dynamics: Dynamics, options: argparse.Namespace, folder: Path) -> list[KnownRun]:
     """Simulated runs, cleaned, with their truth."""
     grid = analysis_grid(SPACE, options.resolution)
     head = mni_head(options.resolution, SPACE)
@@ -123,7 +122,7 @@ def known_runs(dynamics: str, options: argparse.Namespace, folder: Path) -> list
             centred = values - values.mean(axis=0)
             return np.asarray(centred - basis @ (basis.T @ centred))
 
-        series = clean(grid.gather(nib.load(bold).get_fdata())[kept])
+        series = clean(grid.gather(load_image(bold).get_fdata())[kept])
         size = np.where(covered, series.std(axis=0, ddof=1), np.inf)
         # That the truth has gone through what the run has gone through.
         np.testing.assert_allclose(series / size, signals.data, atol=1e-3)
@@ -234,7 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             assert isinstance(model, UDR)
             model.fit(
                 [run.signals for run in runs[: options.train]],
-                choose_compute("cpu", "auto", options.threads),
+                choose_compute("cpu", "fp32", options.threads),
                 options.seed,
             )
             print(f"{dynamics}: {model.training['Error']}", flush=True)
