@@ -68,6 +68,7 @@ FIXED_Z = 1.7
 _HIGH_MOTION_MM = 0.5
 # In the folder of a model's results.
 _COURSES = "courses.npy"
+_EFFECTS = "effects.npz"
 
 
 def clean(run: BoldRun, config: Config, grid: Grid, folder: Path, minimum_volumes: int) -> str:
@@ -227,6 +228,8 @@ def analyse(
         )
     networks, _ = method.networks(model, signals, dynamic)
     np.save(results / _COURSES, method.courses(networks, signals))
+    if (effects := model.effects(signals, compute)) is not None:
+        np.savez(results / _EFFECTS, maps=effects[0], sd=effects[1], networks=model.networks)
     np.savez(
         results / "networks.npz", **{f.name: getattr(networks, f.name) for f in fields(networks)}
     )
@@ -435,6 +438,11 @@ def write_networks(
         writer.write_dynamic_maps(
             model_name, np.load(results / "dynamic.npy", mmap_mode="r"), steps
         )
+    if (results / _EFFECTS).is_file():
+        with np.load(results / _EFFECTS, allow_pickle=False) as effects:
+            writer.write_effects(
+                model_name, effects["maps"], effects["sd"], effects["networks"].tolist()
+            )
     card = json.loads(weights.with_suffix(".json").read_text())
     interpreted = interpret(
         model_name,

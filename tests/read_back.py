@@ -85,6 +85,16 @@ def _check_run(layout: Any, decomposition: Path) -> str:
         if kind == "dseg":
             assert set(np.unique(values)) <= set(range(len(networks) + 1))
     assert list(_table(find("dseg_table"))["name"]) == networks
+    if model == "udr":
+        effect, sd = (
+            np.asanyarray(nib.load(find(kind)).dataobj) for kind in ("effect", "effect_sd")
+        )
+        for kind, values in (("effect", effect), ("effect_sd", sd)):
+            own = _check_sidecar(find(kind))["Networks"]
+            assert values.shape == (*mask.shape, len(own)), kind
+            assert not values[~mask].any(), kind
+        assert (sd >= 0).all()
+        assert ((sd > 0) == (effect != 0)).all()
 
     courses = _table(find("mixing"))
     assert list(courses.columns) == networks

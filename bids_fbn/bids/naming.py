@@ -102,6 +102,11 @@ MODEL_OUTPUTS: Mapping[str, Name] = {
     # Last: its presence says that all others are there.
     "decomposition": Name("decomposition", "{model}", ".json"),
 }
+# Of models that say how sure they are.
+SURE_OUTPUTS: Mapping[str, Name] = {
+    "effect": Name("components", "{model}", _IMAGE, on_grid=True, stat="effect"),
+    "effect_sd": Name("components", "{model}", _IMAGE, on_grid=True, stat="sd"),
+}
 # On request.
 OPTIONAL_OUTPUTS: Mapping[str, Name] = {
     "dynamic_components": Name(
@@ -109,7 +114,12 @@ OPTIONAL_OUTPUTS: Mapping[str, Name] = {
     ),
     "denoised": Name("bold", "denoised", _IMAGE, on_grid=True),
 }
-OUTPUTS: Mapping[str, Name] = {**SIGNAL_OUTPUTS, **MODEL_OUTPUTS, **OPTIONAL_OUTPUTS}
+OUTPUTS: Mapping[str, Name] = {
+    **SIGNAL_OUTPUTS,
+    **SURE_OUTPUTS,
+    **MODEL_OUTPUTS,
+    **OPTIONAL_OUTPUTS,
+}
 
 
 def resolution_label(resolution: float) -> str:

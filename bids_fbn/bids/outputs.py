@@ -5,7 +5,7 @@ Functions here only write; what they write was computed before.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -471,6 +471,32 @@ class RunWriter:
                 SkullStripped=True,
             ),
         )
+
+    def write_effects(
+        self, model: str, maps: np.ndarray, sd: np.ndarray, networks: Sequence[str]
+    ) -> None:
+        """Maps over the whole run in units of the signal, and how far off they may be.
+
+        Parameters
+        ----------
+        model : str
+        maps, sd : ndarray (K, V)
+        networks : sequence of K str
+        """
+        units = "standard deviations of the voxel's cleaned series over the run"
+        whole = (
+            "of the map over the whole run (not the mean over time steps, which is that of "
+            "stat-z): signal for one standard deviation of the network's course"
+        )
+        for kind, values, text in (
+            ("effect", maps, f"Estimate {whole}"),
+            ("effect_sd", sd, f"Standard deviation of the error {whole}; of stat-effect"),
+        ):
+            write_image(
+                self.path(kind, model),
+                self._grid.image(np.asarray(values, dtype=np.float32)),
+                self._image_facts(text, Units=units, Networks=list(networks)),
+            )
 
     def write_dynamic_maps(self, model: str, maps: np.ndarray, steps: Steps) -> None:
         """One 4-D image for each network; maps (P, S, V)."""

@@ -194,6 +194,19 @@ class Model(ABC):
         """
         return None
 
+    def effects(self, signals: Signals, compute: Compute) -> tuple[np.ndarray, np.ndarray] | None:
+        """Maps of ``networks`` over the whole run, and the standard deviation of their error.
+
+        None for a model that does not know how sure it is.
+
+        Returns
+        -------
+        maps, sd : ndarray (K, V) of float32
+            In one unit: signal, in standard deviations of a voxel's series over the run, for one
+            standard deviation of the network's course. 0 in voxels that the run does not cover.
+        """
+        return None
+
     # --- weights
 
     @abstractmethod

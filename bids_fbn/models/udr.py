@@ -10,7 +10,7 @@ volumes of the run. docs/udr.md derives it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -26,6 +26,7 @@ from bids_fbn.models.compute import Compute
 from bids_fbn.models.neural import NeuralModel, Recipe
 from bids_fbn.models.sampling import Batch, participant_of
 from bids_fbn.models.told import Told
+from bids_fbn.models.udr_error import find_error
 from bids_fbn.models.udr_network import (
     UnrolledDualRegression,
     covered_in,
@@ -141,7 +142,7 @@ class UDR(Told, NeuralModel):
                 "maps have to explain"
             )
         self._n_training = len(signals)
-        return super().fit(
+        super().fit(
             signals,
             compute,
             seed,
@@ -150,6 +151,16 @@ class UDR(Told, NeuralModel):
             patience=patience,
             accumulate=accumulate,
         )
+        group = self.network.group.cpu().numpy()
+        lengths, factors = find_error(
+            self.network, signals, self.window, lambda runs: _prior(runs, group), seed
+        )
+        self.network.set_error(torch.from_numpy(lengths), torch.from_numpy(factors))
+        self.training["Error"] = {
+            "Volumes": lengths.tolist(),
+            "Factors": np.round(factors, 4).tolist(),
+        }
+        return self
 
     def _gap(self, run: Signals) -> int:
         return math.ceil(self.recipe.gap / run.repetition_time)
@@ -221,8 +232,29 @@ class UDR(Told, NeuralModel):
         of_run: np.ndarray = courses[0].cpu().numpy()
         return of_run
 
+    def effects(self, signals: Signals, compute: Compute) -> tuple[np.ndarray, np.ndarray]:
+        """Maps over the whole run and the standard deviation of their error, (K, V) each."""
+        return self.effects_of(signals, 0, signals.n_kept, compute)
 
-def _prior(runs: Sequence[Signals], group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def effects_of(
+        self, signals: Signals, start: int, stop: int, compute: Compute
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The same of a stretch: volumes `start` to `stop` − 1 of those that were kept.
+
+        Returns
+        -------
+        maps, sd : ndarray (K, V) of float32
+        """
+        device = compute.torch_device
+        volumes = torch.from_numpy(signals.rows(start, stop))[None].to(device)
+        with torch.no_grad(), compute.autocast():
+            maps, sd, _ = self.network.to(device).eval().estimate(volumes)
+        # What a run covers it need not cover in every stretch.
+        own, of_own = (values[0].float().cpu().numpy() * signals.covered for values in (maps, sd))
+        return own, of_own
+
+
+def _prior(runs: Iterable[Signals], group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and spread of the participants' own maps by dual regression.
 
     What differs between the halves of a run is taken for noise and not for spread (Mejia et al.
@@ -230,7 +262,7 @@ def _prior(runs: Sequence[Signals], group: np.ndarray) -> tuple[np.ndarray, np.n
 
     Parameters
     ----------
-    runs : sequence of Signals
+    runs : iterable of Signals
     group : ndarray (K, V)
         z-scored.
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 __all__ = [
+    "N_LENGTHS",
     "UnrolledDualRegression",
     "covered_in",
     "explained",
@@ -25,6 +27,11 @@ __all__ = [
 _RIDGE = 1e-4
 # A residual is never taken for less than this share of the volumes that it is left of.
 _LEAST_FREEDOM = 0.2
+# Lengths of stretches for which the parts of the error were weighed.
+N_LENGTHS = 3
+# Of the variance of an error, until the parts are weighed: noise and shrinkage, as the normal
+# model has them, and nothing else.
+_NORMAL_MODEL = (1.0, 1.0, 0.0, 0.0)
 # Brings the logarithm of the noise to about the size of the denoiser's other inputs.
 _LEVEL = 0.2
 
@@ -174,6 +181,8 @@ class UnrolledDualRegression(nn.Module):
     mean: Tensor
     spread: Tensor
     mask_index: Tensor
+    error_lengths: Tensor
+    error_factors: Tensor
 
     def __init__(
         self,
@@ -190,6 +199,8 @@ class UnrolledDualRegression(nn.Module):
         # Not learned: the group maps are what the networks are, and the prior is found.
         for name in ("group", "mean", "spread"):
             self.register_buffer(name, torch.zeros(n_networks, n_voxels))
+        self.register_buffer("error_lengths", torch.ones(N_LENGTHS))
+        self.register_buffer("error_factors", torch.tensor([_NORMAL_MODEL] * N_LENGTHS))
         # Of the noise: neighbouring volumes are alike, so there are fewer than T.
         self.log_noise = nn.Parameter(torch.full((repetitions,), math.log(2.0)))
         self.log_ridge = nn.Parameter(torch.full((repetitions,), math.log(0.02)))
@@ -200,6 +211,15 @@ class UnrolledDualRegression(nn.Module):
         self.group.copy_(group)
         self.mean.copy_(mean)
         self.spread.copy_(spread)
+
+    def set_error(self, lengths: Tensor, factors: Tensor) -> None:
+        """What :func:`bids_fbn.models.udr_error.find_error` found: (3,) and (3, 4)."""
+        self.error_lengths.copy_(lengths)
+        self.error_factors.copy_(factors)
+
+    def reset_error(self) -> None:
+        """Errors as the normal model has them."""
+        self.error_factors.copy_(torch.tensor([_NORMAL_MODEL] * N_LENGTHS))
 
     def forward(self, volumes: Tensor) -> tuple[Tensor, Tensor]:
         """Maps and courses of stretches.
@@ -217,6 +237,67 @@ class UnrolledDualRegression(nn.Module):
         courses : Tensor (B, T, K)
             z-scored over the stretch.
         """
+        maps, courses, _, _ = self._unrolled(volumes)
+        return maps, courses
+
+    def estimate(self, volumes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Maps, the standard deviation of their error, and courses.
+
+        Parameters
+        ----------
+        volumes : Tensor (B, T, V)
+
+        Returns
+        -------
+        maps : Tensor (B, K, V)
+        sd : Tensor (B, K, V)
+            In the units of the maps; 0 in voxels that the stretch does not cover.
+        courses : Tensor (B, T, K)
+        """
+        maps, courses, trust, noise = self._unrolled(volumes)
+        parts = self.parts_of_error(trust, noise)
+        factors = self._factors(volumes.shape[1])
+        variance = (parts * factors[:, None, None]).sum(dim=1)
+        return maps, variance.sqrt() * covered_in(volumes), courses
+
+    def maps_and_parts(self, volumes: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps (B, K, V) and the parts of the variance of their error, (B, 4, K, V)."""
+        maps, _, trust, noise = self._unrolled(volumes)
+        return maps, self.parts_of_error(trust, noise)
+
+    def parts_of_error(self, trust: Tensor, noise: Tensor) -> Tensor:
+        """What the variance of a map's error is the weighted sum of.
+
+        Noise that was trusted; what a participant differs by and shrinkage lost; the same of what
+        a network's size in this stretch differs by; and what the courses of wrong maps bring in
+        of other networks.
+
+        Parameters
+        ----------
+        trust : Tensor (B, K, V)
+            0 to 1, that the raw map counted by.
+        noise : Tensor (B, K, 1)
+            Variance.
+
+        Returns
+        -------
+        Tensor (B, 4, K, V)
+        """
+        lost, size = (1 - trust).square(), self.mean.square()
+        others = (size.sum(dim=0) - size).expand_as(trust)
+        return torch.stack(
+            [trust.square() * noise, lost * self.spread.square(), lost * size, others], dim=1
+        )
+
+    def _factors(self, n_volumes: int) -> Tensor:
+        """Factors of the parts (4,) for a stretch, linear in the logarithm of its length."""
+        lengths = self.error_lengths.cpu().log().numpy()
+        factors = self.error_factors.cpu().numpy()
+        at = [np.interp(math.log(n_volumes), lengths, of_part) for of_part in factors.T]
+        return torch.tensor(at, dtype=torch.float32, device=self.error_factors.device)
+
+    def _unrolled(self, volumes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Maps, courses, and of the last repetition the trust (B, K, V) and noise (B, K, 1)."""
         weights = covered_in(volumes)
         with torch.autocast(volumes.device.type, enabled=False):
             volumes = volumes.float()
@@ -226,11 +307,13 @@ class UnrolledDualRegression(nn.Module):
                 courses = fit_courses(volumes, maps, weights)
                 own, noise = fit_maps(volumes, courses, self.log_ridge[repetition].exp())
                 noise = noise * self.log_noise[repetition].exp()
-            maps = self._shrunk(repetition, own, noise[:, :, None]) * weights
-        return maps, courses
+            maps, trust = self._shrunk(repetition, own, noise[:, :, None])
+            maps = maps * weights
+        return maps, courses, trust, noise[:, :, None]
 
-    def _shrunk(self, repetition: int, own: Tensor, noise: Tensor) -> Tensor:
-        """The maps that prior and raw maps (B, K, V) with their noise (B, K, 1) make together."""
+    def _shrunk(self, repetition: int, own: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """The maps that prior and raw maps (B, K, V) with their noise (B, K, 1) make together, and
+        what share of them is raw."""
         total = self.spread.square() + noise
         trust = self.spread.square() / total
         features = torch.stack(
@@ -248,4 +331,4 @@ class UnrolledDualRegression(nn.Module):
         change = change.flatten(2).index_select(2, self.mask_index)
         gain, shift = change.unflatten(0, own.shape[:2]).unbind(dim=2)
         trust = (torch.logit(trust, eps=1e-6) + gain).sigmoid()
-        return self.mean + trust * (own - self.mean) + self.spread * shift
+        return self.mean + trust * (own - self.mean) + self.spread * shift, trust

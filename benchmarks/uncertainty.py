@@ -1,0 +1,247 @@
+"""How often does an interval around a map of a network hold the truth?
+
+    python benchmarks/uncertainty.py [--train 24] [--test 12] [--dynamics static states]
+
+UDR is trained on some simulated participants and applied to others, of whom the truth is known:
+the noise-free signal, cleaned as the run was, in standard deviations of the voxel's cleaned
+series, for one standard deviation of the network's course over the stretch. For halves of the
+runs, and for windows of 40 and 20 volumes: of the values of the ten networks in all voxels, and in
+those where the truth is above 0.2 or below −0.2, the share within estimate ± z sd for the nominal
+50, 68, 90 and 95 %; beside it dual regression with its own standard error. Nothing is smoothed,
+so that cleaning is linear in each voxel by itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from common import write_rows
+from scipy.stats import norm
+
+from bids_fbn import models
+from bids_fbn.config import ModelOptions, SignalOptions
+from bids_fbn.environment import prepare_environment
+from bids_fbn.evaluation.simulated import SPACE
+from bids_fbn.evaluation.truth import read_truth
+from bids_fbn.models.compute import choose_compute
+from bids_fbn.models.udr import UDR
+from bids_fbn.models.udr_network import covered_in, fit_courses, fit_maps
+from bids_fbn.networks.templates import load_templates
+from bids_fbn.signal.clean import clean_run
+from bids_fbn.signal.signals import Signals
+from bids_fbn.signal.standard import analysis_grid, load_image
+from bids_fbn.simulate import simulate_dataset
+from bids_fbn.simulation.noise import mni_head, saturation
+from bids_fbn.simulation.run import EFFECT, Dynamics
+
+TEMPLATES = "seitzman2018"
+NOMINAL = (0.5, 0.68, 0.9, 0.95)
+FEW = (40, 20)
+INSIDE = 0.2
+
+
+@dataclass(frozen=True, eq=False)
+class KnownRun:
+    """A cleaned run and its truth.
+
+    Parameters
+    ----------
+    signals : Signals
+    noise_free : ndarray (T, V)
+        What the cleaned series hold of networks, in their units.
+    courses : ndarray (T, P)
+        Of the networks, cleaned as the series were.
+    networks : tuple of str
+        P names.
+    """
+
+    signals: Signals
+    noise_free: np.ndarray
+    courses: np.ndarray
+    networks: tuple[str, ...]
+
+    def maps(self, start: int, stop: int) -> np.ndarray:
+        """True maps (P, V) of a stretch."""
+        courses, signal = (
+            part[start:stop] - part[start:stop].mean(axis=0)
+            for part in (self.courses, self.noise_free)
+        )
+        found: np.ndarray = np.linalg.lstsq(courses / courses.std(axis=0), signal, rcond=None)[0]
+        return found
+
+
+def known_runs(dynamics: Dynamics, options: argparse.Namespace, folder: Path) -> list[KnownRun]:
+    """Simulated runs, cleaned, with their truth."""
+    grid = analysis_grid(SPACE, options.resolution)
+    head = mni_head(options.resolution, SPACE)
+    how = SignalOptions(resolution=options.resolution, smoothing=0.0, min_time=0)
+    dataset = simulate_dataset(
+        folder / dynamics,
+        n_participants=options.train + options.test,
+        n_volumes=options.volumes,
+        resolution=options.resolution,
+        space=SPACE,
+        dynamics=dynamics,
+        seed=options.seed,
+    )
+    baseline = grid.gather(head.grid.scatter(head.baseline))
+    found = []
+    for func in sorted(dataset.glob("sub-*/func")):
+        prefix = f"{func.parent.name}_task-rest"
+        confounds = func / f"{prefix}_desc-confounds_timeseries.tsv"
+        bold = next(func.glob("*_desc-preproc_bold.nii.gz"))
+        truth = read_truth(dataset, prefix, grid)
+        work = folder / f"{dynamics}-{prefix}"
+        work.mkdir()
+        cleaned = clean_run(
+            bold,
+            truth.repetition_time,
+            grid,
+            how,
+            work,
+            next(func.glob("*_desc-brain_mask.nii.gz")),
+            confounds,
+            confounds.with_suffix(".json"),
+            name=prefix,
+        )
+        signals = replace(cleaned.signals, data=np.array(cleaned.signals.data))
+        kept, covered = signals.kept, signals.covered
+        design = np.column_stack([kept, cleaned.nuisance.regressors.to_numpy(dtype=float)[kept]])
+        design = (design - design.mean(axis=0)) / design.std(axis=0)
+        basis, _ = np.linalg.qr(design)
+
+        def clean(values: np.ndarray, basis: np.ndarray = basis) -> np.ndarray:
+            centred = values - values.mean(axis=0)
+            return np.asarray(centred - basis @ (basis.T @ centred))
+
+        series = clean(grid.gather(load_image(bold).get_fdata())[kept])
+        size = np.where(covered, series.std(axis=0, ddof=1), np.inf)
+        # That the truth has gone through what the run has gone through.
+        np.testing.assert_allclose(series / size, signals.data, atol=1e-3)
+        bright = saturation(options.volumes, truth.repetition_time, 1.0)[:, None]
+        signal = EFFECT / 100 * bright * baseline * (truth.courses @ truth.maps)
+        found.append(
+            KnownRun(
+                signals, clean(signal[kept]) / size, clean(truth.courses[kept]), truth.networks
+            )
+        )
+    return found
+
+
+@torch.no_grad()
+def estimates(model: UDR, volumes: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Maps (K, V) of volumes (T, V) and the standard deviation of their error, by each method."""
+    network = model.network
+    batch = torch.from_numpy(volumes)[None]
+    maps, sd, _ = network.estimate(batch)
+    raw, noise = fit_maps(batch, fit_courses(batch, network.group[None], covered_in(batch)), 0.0)
+    error = noise.sqrt()[:, :, None].expand_as(raw)
+    return {
+        "dual regression": (raw[0].numpy(), error[0].numpy()),
+        "UDR": (maps[0].numpy(), sd[0].numpy()),
+    }
+
+
+def rows_of(model: UDR, runs: Sequence[KnownRun], dynamics: str) -> list[dict[str, object]]:
+    """Coverage by length, method and voxels."""
+    rows: list[dict[str, object]] = []
+    for length in (None, *FEW):
+        pooled: dict[str, list[np.ndarray]] = {}
+        for run in runs:
+            index = [model.networks.index(name) for name in run.networks]
+            n, covered = run.signals.n_kept, run.signals.covered
+            volumes = n // 2 if length is None else length
+            for start in range(0, n - volumes + 1, volumes):
+                stretch = run.signals.rows(start, start + volumes)
+                true = run.maps(start, start + volumes)[:, covered].ravel()
+                for name, (maps, sd) in estimates(model, stretch).items():
+                    error = maps[index][:, covered].ravel() - true
+                    pooled.setdefault(name, []).append(
+                        np.stack([error, sd[index][:, covered].ravel(), true])
+                    )
+        for name, parts in pooled.items():
+            error, sd, true = np.concatenate(parts, axis=1)
+            for where, which in (("all", true == true), ("networks", np.abs(true) > INSIDE)):
+                away = np.abs(error[which]) / sd[which]
+                rows.append(
+                    {
+                        "data": dynamics,
+                        "stretch": "half" if length is None else f"{length} volumes",
+                        "maps": name,
+                        "voxels": where,
+                        **{
+                            f"{100 * share:g} %": np.mean(away <= norm.ppf(0.5 + share / 2))
+                            for share in NOMINAL
+                        },
+                        "error": np.sqrt(np.mean(error[which] ** 2)),
+                        "sd": np.sqrt(np.mean(sd[which] ** 2)),
+                    }
+                )
+    return rows
+
+
+def table(rows: pd.DataFrame) -> str:
+    """Markdown."""
+    lines = ["| " + " | ".join(rows.columns) + " |", "|---" * len(rows.columns) + "|"]
+    for row in rows.itertuples(index=False):
+        cells = [
+            value
+            if isinstance(value, str)
+            else (f"{100 * value:.1f}" if name.endswith("%") else f"{value:.3f}")
+            for name, value in zip(rows.columns, row, strict=True)
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--train", type=int, default=24, help="participants")
+    parser.add_argument("--test", type=int, default=12, help="participants")
+    parser.add_argument("--dynamics", nargs="+", default=["static", "states"])
+    parser.add_argument("--volumes", type=int, default=200)
+    parser.add_argument("--resolution", type=float, default=12.0)
+    parser.add_argument("--epochs", type=int, help="of the recipe")
+    parser.add_argument("--channels", type=int, help="of the recipe")
+    parser.add_argument("--training-stride", type=int, help="of the recipe")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rows", type=Path, help="write the rows there")
+    options = parser.parse_args(arguments)
+    prepare_environment(options.threads)
+    logging.getLogger("bids_fbn").setLevel(logging.WARNING)
+    asked = ModelOptions(
+        model=("udr",),
+        epochs=options.epochs,
+        channels=options.channels,
+        training_stride=options.training_stride,
+    )
+    rows: list[dict[str, object]] = []
+    with tempfile.TemporaryDirectory() as name:
+        for dynamics in options.dynamics:
+            runs = known_runs(dynamics, options, Path(name))
+            grid = runs[0].signals.grid
+            model = models.create("udr", asked, grid, load_templates(TEMPLATES, grid))
+            assert isinstance(model, UDR)
+            model.fit(
+                [run.signals for run in runs[: options.train]],
+                choose_compute("cpu", "fp32", options.threads),
+                options.seed,
+            )
+            print(f"{dynamics}: {model.training['Error']}", flush=True)
+            rows += rows_of(model, runs[options.train :], dynamics)
+            write_rows(options.rows, rows)
+    print(f"\n{table(pd.DataFrame(rows))}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

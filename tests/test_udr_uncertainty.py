@@ -1,0 +1,170 @@
+"""How sure unrolled dual regression is of its maps: in which units, and how rightly."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import norm
+from small_models import CPU
+from test_udr import model_of, runs_of, templates_of
+
+from bids_fbn import models
+from bids_fbn.baselines.regression import DualRegression
+from bids_fbn.bids.boldrun import BoldRun
+from bids_fbn.bids.outputs import RunWriter
+from bids_fbn.bids.writing import sidecar_path
+from bids_fbn.models.udr import UDR
+from bids_fbn.models.udr_error import _factors, _scale, draw_run
+from bids_fbn.signal.grid import Grid
+from bids_fbn.signal.standard import load_image
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def trained(ball_grid: Grid) -> UDR:
+    return model_of(ball_grid).fit(runs_of(ball_grid, 10), CPU, seed=1)
+
+
+def test_without_denoiser_it_is_the_posterior_of_the_normal_model(ball_grid: Grid) -> None:
+    network = model_of(ball_grid, repetitions=1).network
+    shape = (3, ball_grid.n_voxels)
+    network.set_prior(torch.randn(shape), torch.zeros(shape), torch.full(shape, 0.3))
+    noise = torch.tensor([0.04, 0.09, 0.5])[None, :, None]
+    _, trust = network._shrunk(0, torch.randn(1, *shape), noise)
+    parts = network.parts_of_error(trust, noise)
+    variance = (parts * network._factors(40)[:, None, None]).sum(dim=1)
+    posterior = (0.3**2 * noise / (0.3**2 + noise)).expand(1, *shape)
+    torch.testing.assert_close(variance, posterior, rtol=1e-4, atol=1e-6)
+
+
+def test_the_truth_of_a_drawn_run_is_what_its_signal_is(ball_grid: Grid, trained: UDR) -> None:
+    (run,) = runs_of(ball_grid, 11)[10:]
+    drawn = draw_run(trained.network, run, [0, 0])
+    data = np.asarray(drawn.signals.data)
+    np.testing.assert_allclose(data.std(axis=0, ddof=1), 1, rtol=1e-4)
+    # Least squares on its own courses errs by noise alone, whatever the size of the maps.
+    for start, stop in ((0, 90), (30, 60)):
+        courses = drawn.courses[start:stop] - drawn.courses[start:stop].mean(axis=0)
+        volumes = data[start:stop] - data[start:stop].mean(axis=0)
+        found = np.linalg.lstsq(courses / courses.std(axis=0), volumes, rcond=None)[0]
+        for own, true in zip(found, drawn.maps_of(start, stop), strict=True):
+            assert (own * true).sum() / (true**2).sum() == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize("nominal", [0.5, 0.68, 0.9, 0.95])
+@pytest.mark.parametrize("length", [12, 24, 45])
+def test_intervals_hold_the_truth_as_often_as_they_say(
+    ball_grid: Grid, trained: UDR, nominal: float, length: int
+) -> None:
+    inside = []
+    for number, run in enumerate(runs_of(ball_grid, 22)[10:]):
+        drawn = draw_run(trained.network, run, [7, number])
+        for start in range(0, 91 - length, length):
+            maps, sd = trained.effects_of(drawn.signals, start, start + length, CPU)
+            away = np.abs(maps - drawn.maps_of(start, start + length)) / sd
+            inside.append((away <= norm.ppf(0.5 + nominal / 2)).mean())
+    assert np.mean(inside) == pytest.approx(nominal, abs=0.08)
+
+
+def test_more_volumes_make_it_surer(ball_grid: Grid, trained: UDR) -> None:
+    for run in runs_of(ball_grid, 13)[10:]:
+        sds = [trained.effects_of(run, 0, stop, CPU)[1].mean() for stop in (15, 30, 60, 90)]
+        assert (np.diff(sds) < 0).all()
+
+
+def test_it_is_in_the_units_of_the_map(ball_grid: Grid, trained: UDR) -> None:
+    (run,) = runs_of(ball_grid, 11)[10:]
+    maps, sd = trained.effects(run, CPU)
+    # As many units of the signal as there were: both double, but for the noise's share of them.
+    doubled = model_of(ball_grid)
+    doubled.network.load_state_dict(trained.network.state_dict())
+    network = doubled.network
+    network.mean.mul_(2)
+    network.spread.mul_(2)
+    with torch.no_grad():
+        volumes = torch.from_numpy(np.asarray(run.data))[None]
+        for channel in network.denoisers:
+            torch.nn.init.zeros_(channel.out.weight)
+            torch.nn.init.zeros_(channel.out.bias)
+        large, of_large, _ = network.estimate(2 * volumes)
+        network.mean.div_(2)
+        network.spread.div_(2)
+        small, of_small, _ = network.estimate(volumes)
+    torch.testing.assert_close(large, 2 * small, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(of_large, 2 * of_small, rtol=1e-3, atol=1e-4)
+    assert maps.shape == sd.shape == (3, ball_grid.n_voxels)
+
+
+def test_it_is_nothing_where_the_run_covers_nothing(ball_grid: Grid, trained: UDR) -> None:
+    (run,) = runs_of(ball_grid, 11)[10:]
+    covered = np.arange(ball_grid.n_voxels) % 7 != 0
+    run = replace(run, data=np.where(covered, np.asarray(run.data), 0), covered=covered)
+    maps, sd = trained.effects(run, CPU)
+    assert not maps[:, ~covered].any()
+    assert ((sd > 0) == covered).all()
+
+
+def test_it_comes_with_the_weights(ball_grid: Grid, trained: UDR, tmp_path: Path) -> None:
+    trained.save(tmp_path / "model.safetensors")
+    loaded = models.load(tmp_path / "model.safetensors", ball_grid)
+    (run,) = runs_of(ball_grid, 11)[10:]
+    ours, theirs = trained.effects(run, CPU), loaded.effects(run, CPU)
+    assert theirs is not None
+    np.testing.assert_array_equal(theirs[1], ours[1])
+    assert loaded.training["Error"]["Volumes"] == [12, 24, 45]
+
+
+def test_one_run_is_enough_to_find_it(ball_grid: Grid) -> None:
+    (run,) = runs_of(ball_grid, 1)
+    model = model_of(ball_grid, epochs=1).fit([run], CPU, seed=1)
+    _, sd = model.effects(run, CPU)
+    assert np.isfinite(sd).all()
+    assert (sd > 0).all()
+
+
+def test_factors_of_parts_are_found_again() -> None:
+    parts = np.random.default_rng(0).gamma(1.0, size=(4, 3, 4000)) * [[[1]], [[0.1]], [[2]], [[1]]]
+    factors = np.array([0.5, 3.0, 0.0, 0.2])
+    squares = np.einsum("n,nkv->kv", factors, parts)
+    squares *= np.random.default_rng(1).chisquare(40, squares.shape) / 40
+    np.testing.assert_allclose(_factors(parts, squares), factors, atol=0.03)
+
+
+def test_one_scale_for_errors_of_normal_and_of_longer_tails() -> None:
+    chance = np.random.default_rng(0)
+    assert _scale(1.3 * np.abs(chance.standard_normal(100_000))) == pytest.approx(1.3, rel=0.03)
+    # Of the same variance but with longer tails: between what most of them and the tails ask for.
+    tailed = np.abs(chance.standard_t(3, 100_000)) / np.sqrt(3)
+    middle, far = np.quantile(tailed, [0.5, 0.95]) / norm.ppf([0.75, 0.975])
+    assert middle < _scale(tailed) < far
+
+
+def test_models_that_do_not_know_say_nothing(ball_grid: Grid) -> None:
+    (run,) = runs_of(ball_grid, 1)
+    recipe = DualRegression.recipes["classical"]
+    templates = templates_of(ball_grid)
+    model = DualRegression(
+        recipe, "classical", ball_grid, networks=templates.networks, templates=templates
+    )
+    assert model.effects(run, CPU) is None
+
+
+def test_map_and_sd_are_written_beside_each_other(
+    ball_grid: Grid, trained: UDR, tmp_path: Path
+) -> None:
+    (run,) = runs_of(ball_grid, 11)[10:]
+    bold = BoldRun({"subject": "01", "task": "rest"}, Path("x.nii.gz"), 2.0, "MNI", 90)
+    writer = RunWriter(tmp_path, bold, ball_grid, templates_of(ball_grid), "bids:in:x.nii.gz")
+    maps, sd = trained.effects(run, CPU)
+    writer.write_effects("udr", maps, sd, trained.networks)
+    start = tmp_path / "sub-01" / "func" / "sub-01_task-rest_space-MNI_res-8"
+    for stat, values in (("effect", maps), ("sd", sd)):
+        path = Path(f"{start}_stat-{stat}_desc-udr_components.nii.gz")
+        written = load_image(path).get_fdata()[ball_grid.mask].T
+        np.testing.assert_allclose(written, values, rtol=1e-6)
+        assert '"Units": "standard deviations' in sidecar_path(path).read_text()
