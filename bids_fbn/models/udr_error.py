@@ -19,7 +19,7 @@ from scipy.optimize import nnls
 from scipy.stats import norm
 
 from bids_fbn.models.udr_network import N_LENGTHS, fit_maps
-from bids_fbn.nulls.series import phase_randomised
+from bids_fbn.nulls.series import left_by_cleaning, slow_to_fast, turned
 from bids_fbn.signal.signals import Signals
 
 if TYPE_CHECKING:
@@ -77,7 +77,8 @@ def draw_run(network: UnrolledDualRegression, run: Signals, seed: Sequence[int])
     Its courses are those of the run. Its maps are drawn from what the run says of its maps, so
     that over participants they differ as much as the prior has it; what is drawn is as smooth as
     the difference between the raw maps of two halves, which is noise. The rest of the run gets
-    other phases, the same in all voxels, and so keeps its correlations in time and space.
+    other phases, the same in all voxels and within what cleaning has left, and so keeps its
+    correlations in time and space.
 
     Parameters
     ----------
@@ -98,7 +99,8 @@ def draw_run(network: UnrolledDualRegression, run: Signals, seed: Sequence[int])
     residual = (volumes - courses @ maps)[0].cpu().numpy() * run.covered
     of_courses = courses[0].cpu().numpy()
     drawn = ((maps + spread * noise)[0].cpu().numpy() * run.covered).astype(np.float32)
-    data = of_courses @ drawn + phase_randomised(residual, chance)
+    waves = slow_to_fast(left_by_cleaning(run.rows(0, run.n_kept)[:, run.covered]))
+    data = of_courses @ drawn + turned(waves, chance) @ residual
     data -= data.mean(axis=0)
     size = data.std(axis=0, ddof=1)
     size[~run.covered | (size == 0)] = 1
