@@ -151,6 +151,7 @@ def config_of(name: str, options: argparse.Namespace, *weights: Path) -> Config:
             "n_surrogate_maps": options.maps,
             **({"sloppy": True} if options.sloppy else {}),
             **({"window": options.window} if options.window else {}),
+            **({"epochs": options.epochs} if options.epochs else {}),
         }
     )
 
@@ -235,6 +236,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--resolution", type=float, default=10.0)
     parser.add_argument("--model", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--window", type=int, help="of models that can look at windows")
+    parser.add_argument("--epochs", type=int, help="of models that are trained (by recipe)")
     parser.add_argument("--folds", type=int, default=0, help="one model for many participants")
     parser.add_argument("--stride", type=int, default=5)
     parser.add_argument("--surrogates", type=int, default=39)
