@@ -14,7 +14,8 @@ from torch import Tensor
 
 __all__ = ["TemplateICA", "template_ica"]
 
-# At 10 mm and 148 volumes neither maps nor noise change in the third digit after these.
+# Of real runs EM has no end that is worth waiting for: with 20 components at 10 mm, 40 iterations
+# explain as much of other volumes as 20, to the third digit.
 _ITERATIONS = 20
 # Of the mean square of the volumes: noise is never taken for less.
 _LEAST_NOISE = 1e-4
