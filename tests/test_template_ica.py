@@ -100,8 +100,8 @@ def test_the_likelihood_of_the_volumes_rises_and_settles() -> None:
 
 def test_without_noise_the_data_decide_and_without_data_the_prior() -> None:
     data = drawn(noise=0.01)
-    found = template_ica(data.volumes, data.mean, data.spread, data.courses, iterations=0)
-    torch.testing.assert_close(found.maps, data.maps, atol=0.02, rtol=0)
+    found = template_ica(data.volumes, data.mean, data.spread, data.courses)
+    torch.testing.assert_close(found.maps, data.maps, atol=0.05, rtol=0)
     certain = template_ica(data.volumes, data.mean, 0 * data.spread, data.courses)
     r = torch.corrcoef(torch.cat([certain.maps, data.mean]))[:N_NETWORKS, N_NETWORKS:].diagonal()
     torch.testing.assert_close(r, torch.ones(N_NETWORKS))
@@ -117,3 +117,12 @@ def test_voxels_without_signal_have_no_map_and_change_nothing() -> None:
     partly = template_ica(data.volumes * covered, data.mean, data.spread, courses)
     assert (partly.maps[:, ~covered] == 0).all()
     torch.testing.assert_close(partly.maps[:, covered], whole.maps)
+
+
+def test_fewer_volumes_than_networks_are_enough_for_what_a_prior_knows() -> None:
+    data = drawn()
+    few = data.volumes[:3]
+    _, courses = dual_regression(data._replace(volumes=few))
+    found = template_ica(few, data.mean, data.spread, courses)
+    assert found.maps.isfinite().all()
+    assert found.noise > 0

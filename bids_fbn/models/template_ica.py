@@ -76,9 +76,9 @@ def template_ica(
     mixing = courses.double()
     total = data.square().sum()
     n_volumes, n_voxels = data.shape
-    # What dual regression leaves, as the noise to start from.
-    fitted = mixing @ torch.linalg.lstsq(mixing, data).solution
-    noise = (data - fitted).square().mean()
+    # What the mean maps leave: too much rather than too little, since of fewer volumes than
+    # networks maps that are fitted freely leave nothing.
+    noise = (data - mixing @ mu.mT).square().mean()
     for _ in range(iterations):
         maps, second, _ = _posterior(data, mixing, noise, mu, sigma)
         products = data @ maps
