@@ -1,11 +1,16 @@
 """How much of other volumes do maps of a participant explain, and are they that participant's?
 
-    python benchmarks/individual.py DATASET [--folds 3] [--epochs N] [--rows FILE]
+    python benchmarks/individual.py DATASET [--components K] [--seeds] [--folds 3] [--rows FILE]
 
-Maps of the networks of a template set, made from a half of a run, and from 30 volumes of it, by
-those of the others as they are, dual regression, shrinkage (the prior of UDR, untrained) and UDR.
-Prior and UDR are made of other participants, in folds. Between volumes that make maps and those
-that they have to explain are 20 s. One run a participant, all of the same length.
+K maps, made from a half of a run and from 30 volumes of it. The networks are those of a template
+set or, with --components, K components of a group ICA of the training participants. Methods that
+are told of them: the group maps themselves, the mean of the others' maps, dual regression,
+template ICA by EM, shrinkage (the prior of UDR, untrained) and UDR. Methods that are not: ICA and
+dictionary learning of the same volumes and, with --seeds, STCA and SCAAE trained on them, whose
+maps are then matched one to one to the group maps by |r|.
+
+Group maps, prior and UDR are made of other participants, in folds. Between volumes that make maps
+and those that they have to explain are 20 s. One run a participant, all of the same length.
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ import argparse
 import logging
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +31,9 @@ from torch import Tensor
 from bids_fbn import models
 from bids_fbn.config import ModelOptions
 from bids_fbn.environment import prepare_environment
-from bids_fbn.models.compute import choose_compute
+from bids_fbn.models.base import Model
+from bids_fbn.models.compute import Compute, choose_compute
+from bids_fbn.models.template_ica import template_ica
 from bids_fbn.models.udr import UDR
 from bids_fbn.models.udr_network import (
     covered_in,
@@ -34,7 +42,9 @@ from bids_fbn.models.udr_network import (
     fit_maps,
     predicted,
 )
+from bids_fbn.networks.dynamics import network_courses
 from bids_fbn.networks.maps import zscore_maps
+from bids_fbn.networks.overlap import assign_one_to_one
 from bids_fbn.networks.templates import load_templates
 from bids_fbn.signal.signals import Signals
 
@@ -50,26 +60,99 @@ MEASURES = {
     "within": "r within",
     "across": "r across",
     "identified": "identified",
-    "r_group": "r to template",
+    "r_group": "r to group map",
     "r_group_least": "lowest",
 }
+VARIANCE = list(MEASURES)[:4]
 N_BOOTSTRAP = 10_000
+SEEDS = ("stca", "scaae")
+# Of a stretch, a window of STCA at most: the rest is what there is to train on.
+WINDOW = 2 / 3
 
 
-def makers(model: UDR, prior: UDR) -> Mapping[str, Maker]:
-    """Each method, by name."""
-    group = model.network.group[None]
+def told(model: UDR, prior: UDR) -> Mapping[str, Maker]:
+    """Each method that knows the networks, by name."""
+    group, mean, spread = (getattr(model.network, name) for name in ("group", "mean", "spread"))
+
+    def courses_of(volumes: Tensor) -> Tensor:
+        return fit_courses(volumes, group[None], covered_in(volumes))
+
+    def as_they_are(volumes: Tensor) -> Tensor:
+        return torch.stack([scaled(group, of_one) for of_one in volumes])
 
     def dual_regression(volumes: Tensor) -> Tensor:
-        maps, _ = fit_maps(volumes, fit_courses(volumes, group, covered_in(volumes)), 0.0)
-        return maps
+        return fit_maps(volumes, courses_of(volumes), 0.0)[0]
+
+    def by_em(volumes: Tensor) -> Tensor:
+        both = zip(volumes, courses_of(volumes), strict=True)
+        return torch.stack(
+            [template_ica(of_one, mean, spread, courses).maps for of_one, courses in both]
+        )
 
     return {
-        "mean of the others": lambda volumes: model.network.mean.expand(len(volumes), -1, -1),
+        "group maps": as_they_are,
+        "mean of the others": lambda volumes: mean.expand(len(volumes), -1, -1),
         "dual regression": dual_regression,
+        "template ICA": by_em,
         "shrinkage": lambda volumes: prior.network(volumes)[0],
         "udr": lambda volumes: model.network(volumes)[0],
     }
+
+
+def scaled(maps: Tensor, volumes: Tensor) -> Tensor:
+    """Maps (K, V) in units of the volumes (T, V) for a standard deviation of their courses."""
+    covered = (volumes != 0).any(dim=0).numpy()
+    centred = volumes - volumes.mean(dim=0)
+    courses = network_courses(maps.numpy(), centred.numpy(), covered)
+    return maps * torch.from_numpy(courses.std(axis=0)).float()[:, None]
+
+
+def learned(
+    name: str,
+    volumes: Tensor,
+    group: Tensor,
+    run: Signals,
+    options: argparse.Namespace,
+    compute: Compute,
+) -> Tensor:
+    """Maps (B, K, V) that a model finds in volumes (B, T, V), whatever the group maps (K, V).
+
+    Of a method of components there are K, or as many as the volumes allow; of STCA and SCAAE all
+    maps of all steps are candidates. A group map that none is left for gets a map of 0.
+    """
+    n_volumes = volumes.shape[1]
+    asked = ModelOptions(model=(name,), sloppy=options.sloppy, epochs=options.epochs)
+    if name in SEEDS:
+        window = models.create(name, asked, run.grid).window
+        asked = asked.model_copy(update={"window": min(window or 1, int(WINDOW * n_volumes))})
+    else:
+        asked = asked.model_copy(update={"channels": min(len(group), n_volumes - 1)})
+    found = []
+    for of_one in volumes:
+        data = (of_one - of_one.mean(dim=0)).numpy()
+        stretch = Signals(
+            data, run.grid, run.repetition_time, np.arange(n_volumes), n_volumes, data.any(axis=0)
+        )
+        with torch.enable_grad():
+            model = models.create(name, asked, run.grid).fit([stretch], compute, options.seed)
+        found.append(scaled(_matched(_candidates(model, stretch, compute), group), of_one))
+    return torch.stack(found)
+
+
+def _candidates(model: Model, stretch: Signals, compute: Compute) -> Tensor:
+    maps = torch.cat([maps.flatten(0, 1) for _, maps in model.maps(stretch, compute)])
+    # The logits of STCA and SCAAE have no zero of their own.
+    return zscore_maps(maps) if model.name in SEEDS else maps
+
+
+def _matched(candidates: Tensor, group: Tensor) -> Tensor:
+    """One candidate (N, V) for each group map (K, V), each the way up that they correlate."""
+    r = _unit(candidates) @ _unit(group).T
+    chosen = assign_one_to_one(r.abs().numpy())
+    matched = torch.zeros_like(group)
+    for k in np.flatnonzero(chosen >= 0):
+        matched[k] = candidates[chosen[k]] * r[chosen[k], k].sign()
+    return matched
 
 
 @torch.no_grad()
@@ -86,10 +169,10 @@ def scores(maker: Maker, group: Tensor, volumes: Tensor, gap: int) -> pd.DataFra
     def foretold(volumes: Tensor, maps: Tensor) -> Tensor:
         return predicted(volumes, fit_courses(volumes, group[None], covered_in(volumes)), maps)
 
-    unit, template = _unit(first), _unit(group[None])
+    unit, of_group = _unit(first), _unit(group[None])
     r = torch.einsum("ikv,jkv->ijk", unit, _unit(second)).mean(dim=2).numpy()
     n = len(r)
-    r_group = (unit * template).sum(dim=2)
+    r_group = (unit * of_group).sum(dim=2)
     return pd.DataFrame(
         {
             "explained_half": (explained(halves[1], first) + explained(halves[0], second)) / 2,
@@ -114,10 +197,16 @@ def of_fold(
     train: Sequence[Signals], test: Sequence[Signals], options: argparse.Namespace
 ) -> pd.DataFrame:
     """Scores of the participants of a fold."""
-    templates = load_templates(options.templates, train[0].grid)
-    asked = ModelOptions(model=("udr",), epochs=options.epochs, sloppy=options.sloppy)
+    grid = train[0].grid
+    templates = None if options.components else load_templates(options.templates, grid)
+    asked = ModelOptions(
+        model=("udr",),
+        epochs=options.epochs,
+        sloppy=options.sloppy,
+        components=options.components,
+    )
     compute = choose_compute(options.device, options.precision, options.threads)
-    model, prior = (models.create("udr", asked, train[0].grid, templates) for _ in range(2))
+    model, prior = (models.create("udr", asked, grid, templates) for _ in range(2))
     assert isinstance(model, UDR)
     assert isinstance(prior, UDR)
     model.fit(train, compute, options.seed)
@@ -125,39 +214,48 @@ def of_fold(
     prior.network.set_prior(model.network.group, model.network.mean, model.network.spread)
     volumes = torch.from_numpy(np.stack([np.asarray(run.data) for run in test]))
     gap = int(np.ceil(GAP / test[0].repetition_time))
-    group = torch.from_numpy(zscore_maps(templates.maps))
+    group = model.network.group
+    makers = {
+        name: partial(learned, name, group=group, run=test[0], options=options, compute=compute)
+        for name in ("ica", "sdl", *(SEEDS if options.seeds else ()))
+    }
     rows = [
         scores(maker, group, volumes, gap).assign(
             method=name, participant=[run.name for run in test]
         )
-        for name, maker in makers(model, prior).items()
+        for name, maker in (makers | told(model, prior)).items()
     ]
     return pd.concat(rows, ignore_index=True)
 
 
 def table(rows: pd.DataFrame) -> str:
-    """Markdown: means, and differences to dual regression with 95 % bootstrap intervals."""
+    """Markdown: means, and differences of UDR to each other method with 95 % intervals."""
     means = rows.groupby("method", sort=False)[list(MEASURES)].mean()
     lines = [
-        "| maps | " + " | ".join(MEASURES.values()) + " |",
-        "|---" * (len(MEASURES) + 1) + "|",
+        *_heading("maps", list(MEASURES)),
+        *(_row(name, [f"{v:.3f}" for v in values]) for name, *values in means.itertuples()),
+        "",
+        *_heading("UDR over", VARIANCE),
     ]
-    lines += [
-        f"| {name} | " + " | ".join(f"{value:.3f}" for value in row) + " |"
-        for name, row in zip(means.index, means.to_numpy(), strict=True)
-    ]
-    by_method = {name: of.set_index("participant") for name, of in rows.groupby("method")}
+    by_method = rows.set_index(["method", "participant"])[VARIANCE]
     chance = np.random.default_rng(0)
-    lines.append("")
-    for measure in list(MEASURES)[:4]:
-        difference = (by_method["udr"][measure] - by_method["dual regression"][measure]).to_numpy()
-        drawn = chance.choice(difference, (N_BOOTSTRAP, len(difference))).mean(axis=1)
-        low, high = np.quantile(drawn, [0.025, 0.975])
+    for name in means.index.drop("udr"):
+        differences = (by_method.loc["udr"] - by_method.loc[name]).to_numpy()
+        drawn = chance.integers(0, len(differences), (N_BOOTSTRAP, len(differences)))
+        intervals = np.quantile(differences[drawn].mean(axis=1), [0.025, 0.975], axis=0)
+        cells = zip(differences.mean(axis=0), *intervals, strict=True)
         lines.append(
-            f"udr over dual regression, {MEASURES[measure]}: {difference.mean():+.3f} "
-            f"({low:+.3f} to {high:+.3f})"
+            _row(name, [f"{d:+.3f} ({low:+.3f} to {high:+.3f})" for d, low, high in cells])
         )
     return "\n".join(lines)
+
+
+def _heading(first: str, measures: Sequence[str]) -> list[str]:
+    return [_row(first, [MEASURES[name] for name in measures]), "|---" * (len(measures) + 1) + "|"]
+
+
+def _row(name: str, cells: Sequence[str]) -> str:
+    return f"| {' | '.join([name, *cells])} |"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -167,6 +265,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--nuisance", default="none")
     parser.add_argument("--resolution", type=float, default=10.0)
     parser.add_argument("--templates", default="smith2009")
+    parser.add_argument(
+        "--components", type=int, metavar="K", help="of a group ICA, rather than templates"
+    )
+    parser.add_argument("--seeds", action="store_true", help="STCA and SCAAE too (slow)")
     parser.add_argument("--folds", type=int, default=3)
     parser.add_argument("--epochs", type=int, help="of the recipe")
     parser.add_argument("--sloppy", action="store_true", help="small models")

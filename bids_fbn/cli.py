@@ -337,6 +337,13 @@ def add_recipe_options(group: Any) -> None:
         metavar="N",
         help="maps, components or states of a model (by recipe)",
     )
+    group.add_argument(
+        "--components",
+        type=int,
+        metavar="K",
+        help="start UDR from K components of a group ICA of the runs that it is trained on (it "
+        "starts from the templates)",
+    )
     group.add_argument("--epochs", type=int, metavar="N", help="training epochs (by recipe)")
     group.add_argument(
         "--batch", type=int, metavar="N", help="windows in a training step (by recipe)"

@@ -154,6 +154,7 @@ class ModelOptions(_Section):
     window: int | None = Field(None, ge=2)
     stride: int = Field(1, ge=1)
     channels: int | None = Field(None, ge=2)
+    components: int | None = Field(None, ge=2)
     epochs: int | None = Field(None, ge=1)
     batch: int | None = Field(None, ge=1)
     training_stride: int | None = Field(None, ge=1)
@@ -182,6 +183,10 @@ class ModelOptions(_Section):
         """The file of weights that is of a model, if there is one."""
         return next((path for path in self.weights if _model_of(path) == model), None)
 
+    def told(self, model: str) -> bool:
+        """Whether a model is told of the templates, rather than to find components of its own."""
+        return model in TOLD and not (model == "udr" and self.components is not None)
+
     def idle(self) -> list[str]:
         """A line for each option that was given and would change nothing."""
         lines = []
@@ -189,10 +194,12 @@ class ModelOptions(_Section):
             lines.append("--window: none of the models asked for uses windows")
         if "stcnn" not in self.model and self.target_networks:
             lines.append("--target-networks: is about stcnn, which is not asked for")
+        if self.components is not None and "udr" not in self.model:
+            lines.append("--components: is about udr, which is not asked for")
         if self.candidates != "fbn" and not {"scaae", "untrained-scaae"}.intersection(self.model):
             lines.append("--candidates: is about scaae, which is not asked for")
         of_training = ("epochs", "batch", "training_stride")
-        of_recipe = ("window", "channels", *of_training, "target_networks")
+        of_recipe = ("window", "channels", "components", *of_training, "target_networks")
         if self.weights and all(map(self.weighted, self.model)):
             lines += self._without_effect(of_recipe, "with --weights, which are trained already")
         elif not TRAINED.intersection(self.model):

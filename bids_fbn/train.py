@@ -25,7 +25,7 @@ from bids_fbn.cli import (
     report_faults,
     with_hyphens,
 )
-from bids_fbn.config import BASELINES, MODELS, TOLD, TRAINED, Config
+from bids_fbn.config import BASELINES, MODELS, TRAINED, Config
 from bids_fbn.environment import prepare_environment
 from bids_fbn.errors import FBNError, InputError
 from bids_fbn.resources import Processes, available_processors, launched_processes
@@ -202,7 +202,8 @@ def fit_shared(
 
     (name,) = config.models.model
     grid = runs[0].grid
-    templates = load_templates(config.networks.templates, grid) if name in TOLD else None
+    told = config.models.told(name)
+    templates = load_templates(config.networks.templates, grid) if told else None
     model = models.create(name, config.models, grid, templates)
     checkpoint = weights.with_suffix(".checkpoint")
     model.fit(

@@ -8,43 +8,50 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.stats import skew
 from small_models import CPU, all_maps, one_line
 from torch import Tensor
 
 from bids_fbn import models
 from bids_fbn.baselines.regression import dual_regression
-from bids_fbn.config import ModelOptions
+from bids_fbn.config import Config, ModelOptions
 from bids_fbn.errors import InputError, RunError
+from bids_fbn.evidence.method import Method, support_rule
 from bids_fbn.models.udr import UDR, UDRRecipe, _prior
 from bids_fbn.models.udr_network import explained, fit_courses, fit_maps, predicted
 from bids_fbn.networks.maps import zscore_maps
 from bids_fbn.networks.templates import TemplateSet
+from bids_fbn.reports import methods_evidence, methods_models
 from bids_fbn.signal.grid import Grid
 from bids_fbn.signal.signals import Signals
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+# mm² of the blobs; those that an ICA is to tell apart overlap less.
+WIDE, NARROW = 600.0, 200.0
 RECIPE = UDRRecipe(window=24, channels=4, learning_rate=3e-3, epochs=3, batch=4, stride=8)
 
 
-def own_maps(grid: Grid, participant: int, n_networks: int = 3) -> np.ndarray:
+def own_maps(grid: Grid, participant: int, width: float = WIDE) -> np.ndarray:
     """Maps of a participant, (K, V): blobs of which each lies a little elsewhere and differs in
     size."""
     rng = np.random.default_rng(participant)
     middle = grid.coordinates.mean(axis=0)
-    centres = np.array([[22, 0, 0], [-22, 0, 8], [0, 22, -8]])[:n_networks]
+    centres = np.array([[22, 0, 0], [-22, 0, 8], [0, 22, -8]])
     moved = middle + centres + 4 * rng.standard_normal(centres.shape)
     distance = ((grid.coordinates - moved[:, None]) ** 2).sum(axis=2)
-    size = 1 + 0.2 * rng.standard_normal((n_networks, 1))
-    return np.asarray(size * np.exp(-distance / 600))
+    size = 1 + 0.2 * rng.standard_normal((len(centres), 1))
+    return np.asarray(size * np.exp(-distance / width))
 
 
-def runs_of(grid: Grid, n: int, n_volumes: int = 90, noise: float = 1.5) -> list[Signals]:
+def runs_of(
+    grid: Grid, n: int, n_volumes: int = 90, noise: float = 1.5, width: float = WIDE
+) -> list[Signals]:
     runs = []
     for participant in range(n):
         rng = np.random.default_rng(1000 + participant)
         courses = rng.standard_normal((n_volumes, 3))
-        data = 2 * courses @ own_maps(grid, participant)
+        data = 2 * courses @ own_maps(grid, participant, width)
         data += noise * rng.standard_normal(data.shape)
         data = (data - data.mean(axis=0)) / data.std(axis=0)
         covered = np.ones(grid.n_voxels, dtype=bool)
@@ -54,8 +61,8 @@ def runs_of(grid: Grid, n: int, n_volumes: int = 90, noise: float = 1.5) -> list
     return runs
 
 
-def templates_of(grid: Grid) -> TemplateSet:
-    maps = np.mean([own_maps(grid, number) for number in range(100, 140)], axis=0)
+def templates_of(grid: Grid, width: float = WIDE) -> TemplateSet:
+    maps = np.mean([own_maps(grid, number, width) for number in range(100, 140)], axis=0)
     maps = maps.astype(np.float32)
     return TemplateSet("own", ("A", "B", "C"), maps, maps > 0.5, "above", "", "test")
 
@@ -66,6 +73,10 @@ def model_of(grid: Grid, **changes: object) -> UDR:
     return UDR(recipe, "test", grid, networks=templates.networks, templates=templates)
 
 
+def model_of_components(grid: Grid, n_components: int = 3) -> UDR:
+    return UDR(replace(RECIPE, components=n_components), "test", grid)
+
+
 def tensor(values: np.ndarray) -> Tensor:
     return torch.from_numpy(np.asarray(values, dtype=np.float32))
 
@@ -73,6 +84,11 @@ def tensor(values: np.ndarray) -> Tensor:
 @pytest.fixture(scope="module")
 def trained(ball_grid: Grid) -> UDR:
     return model_of(ball_grid).fit(runs_of(ball_grid, 8), CPU, seed=1)
+
+
+@pytest.fixture(scope="module")
+def of_components(ball_grid: Grid) -> UDR:
+    return model_of_components(ball_grid).fit(runs_of(ball_grid, 8, width=NARROW), CPU, seed=1)
 
 
 def similarity(maps: np.ndarray, truth: np.ndarray) -> float:
@@ -214,6 +230,7 @@ def test_voxels_that_a_run_does_not_cover_change_nothing(ball_grid: Grid, traine
 def test_courses_are_of_the_networks(ball_grid: Grid, trained: UDR) -> None:
     (run,) = runs_of(ball_grid, 9)[8:]
     courses = trained.courses(run, CPU)
+    assert courses is not None
     assert courses.shape == (90, 3)
     truth = np.random.default_rng(1008).standard_normal((90, 3))
     r = np.corrcoef(courses.T, truth.T)[:3, 3:]
@@ -276,3 +293,112 @@ def test_it_is_made_of_a_template_set(ball_grid: Grid) -> None:
     options = ModelOptions(model=("udr",), sloppy=True)
     model = models.create("udr", options, ball_grid, templates_of(ball_grid))
     assert (model.window, model.n_candidates, model.preset) == (20, 3, "sloppy")
+
+
+# --- components of a group ICA as the start ------------------------------------------------------
+
+
+def order_of(found: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Which found map is each true one, by correlation with its sign."""
+    n = len(truth)
+    return np.asarray(np.corrcoef(truth, found)[:n, n:].argmax(axis=1))
+
+
+def test_components_are_the_networks_of_the_group_whatever_they_are_called(
+    ball_grid: Grid, of_components: UDR
+) -> None:
+    group = of_components.network.group.numpy()
+    truth = np.mean([own_maps(ball_grid, number, NARROW) for number in range(8)], axis=0)
+    order = order_of(group, truth)
+    assert sorted(order) == [0, 1, 2]
+    assert similarity(group[order], truth) > 0.85
+    # Each the way up of its longer tail, and z-scored, as template maps are.
+    assert (skew(group, axis=1) > 0).all()
+    np.testing.assert_allclose(group.std(axis=1), 1, rtol=1e-3)
+
+
+def test_a_component_keeps_its_place_over_windows_and_participants(
+    ball_grid: Grid, of_components: UDR
+) -> None:
+    order = order_of(of_components.network.group.numpy(), templates_of(ball_grid, NARROW).maps)
+    for run, participant in zip(runs_of(ball_grid, 11, width=NARROW)[8:], (8, 9, 10), strict=True):
+        for maps in all_maps(of_components, run, stride=20).values():
+            np.testing.assert_array_equal(
+                order_of(maps, own_maps(ball_grid, participant, NARROW)), order
+            )
+
+
+def test_components_need_no_templates_and_have_no_names(
+    ball_grid: Grid, of_components: UDR
+) -> None:
+    asked = ModelOptions(model=("udr",), sloppy=True, components=5)
+    model = models.create("udr", asked, ball_grid)
+    assert (model.networks, model.n_candidates, model.candidate_kind) == ((), 5, "components")
+    # Templates are what its maps are searched with, not what it is made of.
+    model = models.create("udr", asked, ball_grid, templates_of(ball_grid, NARROW))
+    assert (model.networks, model.n_candidates) == ((), 5)
+    (run,) = runs_of(ball_grid, 1, width=NARROW)
+    assert not of_components.has_courses
+    assert of_components.courses(run, CPU) is None
+    assert model_of(ball_grid).has_courses
+
+
+def test_components_are_searched_for_networks_in_either_sign(
+    ball_grid: Grid, of_components: UDR
+) -> None:
+    config = Config.from_options({"bids_dir": Path(), "output_dir": Path(), "model": ("udr",)})
+    assert support_rule(config, of_components).either_sign
+    assert not support_rule(config, model_of(ball_grid)).either_sign
+    (run,) = runs_of(ball_grid, 9, width=NARROW)[8:]
+    templates = templates_of(ball_grid, NARROW)
+    method = Method.of(of_components, config, templates, CPU)
+    networks, _ = method.networks(of_components, run)
+    # Courses are those of the maps found for the templates, by least squares.
+    courses = method.courses(networks, run)
+    truth = np.random.default_rng(1008).standard_normal((90, 3))
+    assert (np.diag(np.corrcoef(courses.T, truth.T)[:3, 3:]) > 0.9).all()
+
+
+def test_weights_and_card_make_the_same_model_of_components(
+    ball_grid: Grid, of_components: UDR, tmp_path: Path
+) -> None:
+    of_components.save(tmp_path / "model.safetensors")
+    loaded = models.load(tmp_path / "model.safetensors", ball_grid)
+    assert isinstance(loaded, UDR)
+    assert (loaded.networks, loaded.n_candidates, loaded.has_courses) == ((), 3, False)
+    assert torch.equal(loaded.network.group, of_components.network.group)
+    (run,) = runs_of(ball_grid, 1, width=NARROW)
+    for step, maps in all_maps(of_components, run, stride=20).items():
+        np.testing.assert_array_equal(all_maps(loaded, run, stride=20)[step], maps)
+
+
+def test_more_components_than_the_runs_span_are_refused_in_one_line(ball_grid: Grid) -> None:
+    # Without noise a run is its three networks and nothing else.
+    runs = runs_of(ball_grid, 1, noise=0)
+    with pytest.raises(RunError, match="do not span 5 components") as caught:
+        model_of_components(ball_grid, 5).fit(runs, CPU)
+    one_line(caught)
+
+
+def test_components_are_asked_of_udr_alone() -> None:
+    asked = {"components": 20}
+    assert ModelOptions(model=("udr",), **asked).idle() == []
+    (line,) = ModelOptions(model=("stca",), **asked).idle()
+    assert "--components: is about udr" in line
+
+
+@pytest.mark.parametrize("components", [None, 20])
+def test_the_methods_text_says_what_it_starts_from(components: int | None) -> None:
+    config = Config.from_options(
+        {
+            "bids_dir": Path(),
+            "output_dir": Path(),
+            "model": ("udr",),
+            "components": components,
+        }
+    )
+    text = methods_models.networks(config, [])
+    held_against = methods_evidence.weighing(config, [], None)
+    assert ("group ICA" in text) == bool(components)
+    assert ("from the templates" in text) == ("last repetition" in text) == (not components)
+    assert ("have their networks from the start" in held_against) == (not components)

@@ -51,7 +51,7 @@ class Model(ABC):
     fits_anew: ClassVar[bool] = False
     """Whether fitting is cheap enough to be repeated for every surrogate."""
 
-    has_courses: ClassVar[bool] = False
+    has_courses: bool = False
     """Whether :meth:`courses` gives any."""
 
     recipe: Any

@@ -1,24 +1,26 @@
 """Unrolled dual regression (UDR): networks that keep their identity and must explain the data.
 
-Dual regression gives every network of a template set a map in every stretch of a run, without a
-search; from few volumes the map is mostly noise. Here it is shrunk towards what the participants'
-maps have in common, as far as noise demands, and a small network that all maps share learns what
-such maps look like. It learns without labels: maps made from a stretch have to explain other
-volumes of the run. docs/udr.md derives it.
+Dual regression gives every network of a template set, or every component of a group ICA, a map in
+every stretch of a run, without a search; from few volumes the map is mostly noise. Here it is
+shrunk towards what the participants' maps have in common, as far as noise demands, and a small
+network that all maps share learns what such maps look like. It learns without labels: maps made
+from a stretch have to explain other volumes of the run. docs/udr.md derives it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bids_fbn.baselines.base import BaselineRecipe
+from bids_fbn.baselines.decomposition import ICA
 from bids_fbn.baselines.regression import dual_regression
 from bids_fbn.config import ModelOptions
 from bids_fbn.errors import RunError
@@ -35,7 +37,11 @@ from bids_fbn.models.udr_network import (
     predicted,
 )
 from bids_fbn.networks.maps import zscore_maps
+from bids_fbn.signal.grid import Grid
 from bids_fbn.signal.signals import Signals
+
+if TYPE_CHECKING:
+    from bids_fbn.networks.templates import TemplateSet
 
 __all__ = ["UDR", "UDRRecipe"]
 
@@ -60,29 +66,39 @@ class UDRRecipe(Recipe):
     gap : float
         Seconds between the volumes that maps are made from and those that they have to explain:
         neighbours in time are alike, whatever the maps.
+    components : int
+        Components of a group ICA of the runs to train on, whose maps it starts from; 0 to start
+        from the maps of a template set.
     """
 
     repetitions: int = 2
     gap: float = 20.0
+    components: int = 0
 
 
 class UDR(Told, NeuralModel):
     """Unrolled dual regression as a model: see :class:`~bids_fbn.models.base.Model`.
 
-    Candidates are the maps of the K networks of a template set, one for each and every step.
+    Candidates are the maps of the K networks of a template set, one for each and every step; or,
+    with ``recipe.components``, of the K components of a group ICA. A component keeps its place
+    over steps and runs, but which network it is, if any, has to be searched for.
 
     Parameters
     ----------
     recipe, preset, grid, candidates
         See :class:`~bids_fbn.models.base.Model`.
     networks : sequence of str
-        K names.
+        K names; none of components.
     templates : TemplateSet, optional
         Has those networks; needed to train, not to apply.
+
+    Raises
+    ------
+    ValueError
+        If it is given both components and networks, or neither.
     """
 
     name = "udr"
-    has_courses = True
     recipe: UDRRecipe
     recipe_class = UDRRecipe
     recipes: ClassVar[dict[str, Recipe]] = {
@@ -101,9 +117,54 @@ class UDR(Told, NeuralModel):
         ),
     }
 
+    def __init__(
+        self,
+        recipe: UDRRecipe,
+        preset: str,
+        grid: Grid,
+        candidates: str = "fbn",
+        *,
+        networks: Sequence[str] = (),
+        templates: TemplateSet | None = None,
+    ) -> None:
+        if bool(recipe.components) == bool(networks):
+            raise ValueError("a model is of components or of networks, one of the two")
+        super().__init__(recipe, preset, grid, candidates, networks=networks, templates=templates)
+        # Courses of components are of no network that anything could be said of by name.
+        self.has_courses = bool(networks)
+
+    @classmethod
+    def from_options(
+        cls, options: ModelOptions, grid: Grid, templates: TemplateSet | None = None
+    ) -> Self:
+        if options.components is None:
+            return super().from_options(options, grid, templates)
+        return cls(cls.recipe_from(options), cls.preset_of(options), grid)
+
+    @classmethod
+    def from_facts(
+        cls, recipe: Any, preset: str, grid: Grid, candidates: str, facts: dict[str, Any]
+    ) -> Self:
+        if not recipe.components:
+            return super().from_facts(recipe, preset, grid, candidates, facts)
+        return cls(recipe, preset, grid, candidates)
+
+    @classmethod
+    def recipe_from(cls, options: ModelOptions) -> Any:
+        recipe: Any = super().recipe_from(options)
+        return replace(recipe, components=options.components or recipe.components)
+
+    @property
+    def n_candidates(self) -> int:
+        return self.recipe.components or len(self.networks)
+
+    @property
+    def candidate_kind(self) -> str:
+        return "components" if self.recipe.components else "networks"
+
     def _build(self) -> nn.Module:
         return UnrolledDualRegression(
-            len(self.networks),
+            self.n_candidates,
             self.grid.n_voxels,
             self.box_shape,
             self._mask_index,
@@ -117,7 +178,7 @@ class UDR(Told, NeuralModel):
 
     @property
     def _features(self) -> int:
-        return self.recipe.channels * len(self.networks)
+        return self.recipe.channels * self.n_candidates
 
     # --- training -------------------------------------------------------------------------------
 
@@ -132,7 +193,7 @@ class UDR(Told, NeuralModel):
         patience: int | None = None,
         accumulate: int = 1,
     ) -> Self:
-        if self.templates is None:
+        if self.templates is None and not self.recipe.components:
             raise RunError(f"{self.name}: without templates it can be applied, not trained")
         if not any(len(self._training_starts(run)) for run in signals):
             needed = max(self._volumes_needed(run) for run in signals)
@@ -174,12 +235,33 @@ class UDR(Told, NeuralModel):
         return starts[room >= _FEWEST_OTHERS]
 
     def prepare(self, signals: Sequence[Signals], seed: int) -> None:
-        """Find the prior that training starts from, in the runs to train on."""
-        assert self.templates is not None
+        """Find the group maps and the prior that training starts from, in the runs to train on.
+
+        Raises
+        ------
+        RunError
+            If these do not span as many components as are asked for.
+        """
         self._runs, self._seed = signals, seed
-        group = zscore_maps(self.templates.maps)
-        mean, spread = _prior(signals[: self._n_training], group)
+        training = signals[: self._n_training]
+        group = zscore_maps(self._group_maps(training, seed))
+        mean, spread = _prior(training, group)
         self.network.set_prior(*map(torch.from_numpy, (group, mean, spread)))
+
+    def _group_maps(self, runs: Sequence[Signals], seed: int) -> np.ndarray:
+        """The maps that its networks are named after, (K, V)."""
+        n_components = self.recipe.components
+        if not n_components:
+            assert self.templates is not None
+            return self.templates.maps
+        ica = ICA(BaselineRecipe(n_components), "classical", self.grid)
+        maps = ica.fit(runs, Compute("cpu", "fp32"), seed).learned["maps"]
+        if not maps.any(axis=1).all():
+            raise RunError(
+                f"{self.name}: the runs do not span {n_components} components; ask for fewer with "
+                "--components"
+            )
+        return maps
 
     def loss(self, network: Any, batch: Batch, stage: str) -> Tensor:
         """Share of the variance of other volumes that the maps of a stretch leave, in two ways.
@@ -222,9 +304,11 @@ class UDR(Told, NeuralModel):
         maps, _ = self.network(self._in_mask(batch))
         return maps
 
-    def courses(self, signals: Signals, compute: Compute) -> np.ndarray:
+    def courses(self, signals: Signals, compute: Compute) -> np.ndarray | None:
         """Courses of the networks over all kept volumes, (T, K), z-scored: those of the last
-        repetition, on the run's own maps."""
+        repetition, on the run's own maps. None of components, which have no names."""
+        if not self.networks:
+            return None
         device = compute.torch_device
         volumes = torch.from_numpy(signals.rows(0, signals.n_kept))[None].to(device)
         with torch.no_grad(), compute.autocast():
@@ -232,8 +316,13 @@ class UDR(Told, NeuralModel):
         of_run: np.ndarray = courses[0].cpu().numpy()
         return of_run
 
-    def effects(self, signals: Signals, compute: Compute) -> tuple[np.ndarray, np.ndarray]:
-        """Maps over the whole run and the standard deviation of their error, (K, V) each."""
+    def effects(self, signals: Signals, compute: Compute) -> tuple[np.ndarray, np.ndarray] | None:
+        """Maps over the whole run and the standard deviation of their error, (K, V) each.
+
+        None of components, which have no names.
+        """
+        if not self.networks:
+            return None
         return self.effects_of(signals, 0, signals.n_kept, compute)
 
     def effects_of(

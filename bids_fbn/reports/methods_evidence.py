@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bids_fbn.config import BASELINES, TOLD, Config
+from bids_fbn.config import BASELINES, Config
 from bids_fbn.networks.budget import GAP
 
 __all__ = ["weighing"]
@@ -40,7 +40,10 @@ def weighing(
         return "No test against surrogate data is part of these results."
     models = list(dict.fromkeys(str(facts["Method"]) for facts in done)) or config.models.model
     over_time = not done or any(facts.get("Window") is not None for facts in done)
-    parts = [_search(config, models), _halves()]
+    # Of weights that were given only the results know what they are of.
+    unnamed = {facts["Method"] for facts in done if facts.get("Candidates") == "components"}
+    told = [name for name in models if config.models.told(name) and name not in unnamed]
+    parts = [_search(config, models, told), _halves()]
     if over_time:
         parts.append(_dynamics(config, list(models)))
     if surrogates is None:
@@ -61,10 +64,9 @@ def _names(models: Sequence[str]) -> str:
     return " and ".join([", ".join(models[:-1]), models[-1]] if len(models) > 1 else models)
 
 
-def _search(config: Config, models: Sequence[str]) -> str:
+def _search(config: Config, models: Sequence[str], told: Sequence[str]) -> str:
     nulls = config.nulls
-    searching = [name for name in models if name not in TOLD]
-    told = [name for name in models if name in TOLD]
+    searching = [name for name in models if name not in told]
     sentences = []
     if searching:
         sentences += [

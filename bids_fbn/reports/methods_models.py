@@ -32,13 +32,12 @@ _MODELS: Mapping[str, str] = {
     ),
     "udr": (
         "Unrolled dual regression is a model of bids_fbn. In each window of {window} it repeats "
-        "dual regression [@Nickerson2017] from the templates, and shrinks the maps of every "
+        "dual regression [@Nickerson2017] from {start}, and shrinks the maps of every "
         "repetition towards what the participants' maps have in common, by a spread over "
         "participants from which noise is taken out, as template ICA has it [@Mejia2020], and by "
         "a small 3-D convolutional network that all maps share. It gives a map of each of "
-        "{candidates} networks. They resemble the templates whatever the data, so they are no "
-        "independent evidence that a network exists. Courses of the networks are those of the "
-        "last repetition, over the run."
+        "{candidates} {kind}. They resemble what they start from whatever the data, so they are "
+        "no independent evidence that a network exists.{courses}"
     ),
     "untrained-stca": (
         "Untrained STCA is the network of STCA [@Liu2023stca; @Liu2024stca], on a window of "
@@ -81,6 +80,20 @@ _MODELS: Mapping[str, str] = {
         "hmmlearn; the candidate of a volume is the mean of the run's volumes in the "
         "same state of the most probable sequence."
     ),
+}
+# From what unrolled dual regression starts.
+_TEMPLATES = {
+    "start": "the templates",
+    "kind": "networks",
+    "courses": (" Courses of the networks are those of the last repetition, over the run."),
+}
+_COMPONENTS = {
+    "start": (
+        "the maps of a group ICA [@Beckmann2004] of the runs that it was trained on, each turned "
+        "so that its longer tail is positive"
+    ),
+    "kind": "components",
+    "courses": "",
 }
 # Whose result depends on where it starts.
 _BY_CHANCE = frozenset({"untrained-stca", "untrained-scaae", "ica", "sdl", "cap", "hmm"})
@@ -154,6 +167,8 @@ def _model(name: str, done: Sequence[Mapping[str, Any]], config: Config) -> str:
         first_fact(done, "Preset") or ("sloppy" if config.models.sloppy else config.models.preset)
     )
     kind = first_fact(done, "Candidates") or config.models.candidates
+    n_components = first_fact(done, "Recipe", "components") or config.models.components
+    started = (_COMPONENTS if n_components else _TEMPLATES) if name == "udr" else {}
     parts = [
         words.format(
             window=f"{window} volumes" if window else "volumes",
@@ -162,6 +177,7 @@ def _model(name: str, done: Sequence[Mapping[str, Any]], config: Config) -> str:
             candidates=first_fact(done, "CandidatesPerStep") or "the",
             weighting="" if kind == "channels" else ", weighted by its channel attention,",
             turned=_TURNED if first_fact(done, "Recipe", "synchronize") else "",
+            **started,
         ),
         "" if name not in TRAINED and preset != "sloppy" else _preset(preset),
         _training(name, done) if name in TRAINED else _source(name, done),
