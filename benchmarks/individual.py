@@ -1,6 +1,7 @@
 """How much of other volumes do maps of a participant explain, and are they that participant's?
 
     python benchmarks/individual.py DATASET [--components K] [--seeds] [--folds 3] [--rows FILE]
+    python benchmarks/individual.py DATASET --untrained
 
 K maps, made from a half of a run and from 30 volumes of it. The networks are those of a template
 set or, with --components, K components of a group ICA of the training participants. Methods that
@@ -9,6 +10,9 @@ template ICA by EM, shrinkage (the prior of UDR, untrained) and UDR. Methods tha
 dictionary learning of the same volumes and, with --seeds, STCA and SCAAE trained on them, whose
 maps are then matched one to one to the group maps by |r|.
 
+With --untrained no UDR is trained, and shrinkage is shown with one and two repetitions and by how
+much more noise there is taken to be than if volumes were independent.
+
 Group maps, prior and UDR are made of other participants, in folds. Between volumes that make maps
 and those that they have to explain are 20 s. One run a participant, all of the same length.
 """
@@ -16,7 +20,9 @@ and those that they have to explain are 20 s. One run a participant, all of the 
 from __future__ import annotations
 
 import argparse
+import itertools
 import logging
+import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -36,6 +42,7 @@ from bids_fbn.models.compute import Compute, choose_compute
 from bids_fbn.models.template_ica import template_ica
 from bids_fbn.models.udr import UDR
 from bids_fbn.models.udr_network import (
+    UnrolledDualRegression,
     covered_in,
     explained,
     fit_courses,
@@ -66,11 +73,13 @@ MEASURES = {
 VARIANCE = list(MEASURES)[:4]
 N_BOOTSTRAP = 10_000
 SEEDS = ("stca", "scaae")
+# Of shrinkage, with --untrained.
+REPETITIONS, NOISES = (1, 2), (1.0, 2.0, 4.0)
 # Of a stretch, a window of STCA at most: the rest is what there is to train on.
 WINDOW = 2 / 3
 
 
-def told(model: UDR, prior: UDR) -> Mapping[str, Maker]:
+def told(model: UDR, *, untrained: bool) -> Mapping[str, Maker]:
     """Each method that knows the networks, by name."""
     group, mean, spread = (getattr(model.network, name) for name in ("group", "mean", "spread"))
 
@@ -89,13 +98,35 @@ def told(model: UDR, prior: UDR) -> Mapping[str, Maker]:
             [template_ica(of_one, mean, spread, courses).maps for of_one, courses in both]
         )
 
-    return {
+    shown: dict[str, Maker] = {
         "group maps": as_they_are,
         "mean of the others": lambda volumes: mean.expand(len(volumes), -1, -1),
         "dual regression": dual_regression,
         "template ICA": by_em,
-        "shrinkage": lambda volumes: prior.network(volumes)[0],
-        "udr": lambda volumes: model.network(volumes)[0],
+    }
+    if untrained:
+        return shown | shrinkage(model, REPETITIONS, NOISES)
+    return shown | shrinkage(model) | {"udr": lambda volumes: model.network(volumes)[0]}
+
+
+def shrinkage(
+    model: UDR, repetitions: Sequence[int] = (), noises: Sequence[float] = ()
+) -> dict[str, Maker]:
+    """UDR without its denoisers, as training starts from it or with other settings."""
+    network = model.network
+
+    def maker(repetitions: int, noise: float | None) -> Maker:
+        plain = UnrolledDualRegression(
+            *network.group.shape, network.shape, network.mask_index, 1, repetitions
+        )
+        plain.set_prior(network.group, network.mean, network.spread)
+        if noise is not None:
+            torch.nn.init.constant_(plain.log_noise, math.log(noise))
+        return lambda volumes: plain(volumes)[0]
+
+    settings = itertools.product(repetitions, noises)
+    return {f"shrinkage, {r} x, noise x {f:g}": maker(r, f) for r, f in settings} or {
+        "shrinkage": maker(network.repetitions, None)
     }
 
 
@@ -206,12 +237,12 @@ def of_fold(
         components=options.components,
     )
     compute = choose_compute(options.device, options.precision, options.threads)
-    model, prior = (models.create("udr", asked, grid, templates) for _ in range(2))
+    model = models.create("udr", asked, grid, templates)
     assert isinstance(model, UDR)
-    assert isinstance(prior, UDR)
-    model.fit(train, compute, options.seed)
-    # The denoisers that a network starts with change nothing: shrinkage is left.
-    prior.network.set_prior(model.network.group, model.network.mean, model.network.spread)
+    if options.untrained:
+        model.prepare(train, options.seed)
+    else:
+        model.fit(train, compute, options.seed)
     volumes = torch.from_numpy(np.stack([np.asarray(run.data) for run in test]))
     gap = int(np.ceil(GAP / test[0].repetition_time))
     group = model.network.group
@@ -223,7 +254,7 @@ def of_fold(
         scores(maker, group, volumes, gap).assign(
             method=name, participant=[run.name for run in test]
         )
-        for name, maker in (makers | told(model, prior)).items()
+        for name, maker in (makers | told(model, untrained=options.untrained)).items()
     ]
     return pd.concat(rows, ignore_index=True)
 
@@ -234,9 +265,10 @@ def table(rows: pd.DataFrame) -> str:
     lines = [
         *_heading("maps", list(MEASURES)),
         *(_row(name, [f"{v:.3f}" for v in values]) for name, *values in means.itertuples()),
-        "",
-        *_heading("UDR over", VARIANCE),
     ]
+    if "udr" not in means.index:
+        return "\n".join(lines)
+    lines += ["", *_heading("UDR over", VARIANCE)]
     by_method = rows.set_index(["method", "participant"])[VARIANCE]
     chance = np.random.default_rng(0)
     for name in means.index.drop("udr"):
@@ -269,6 +301,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--components", type=int, metavar="K", help="of a group ICA, rather than templates"
     )
     parser.add_argument("--seeds", action="store_true", help="STCA and SCAAE too (slow)")
+    parser.add_argument("--untrained", action="store_true", help="settings of shrinkage instead")
     parser.add_argument("--folds", type=int, default=3)
     parser.add_argument("--epochs", type=int, help="of the recipe")
     parser.add_argument("--sloppy", action="store_true", help="small models")

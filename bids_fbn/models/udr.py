@@ -99,6 +99,8 @@ class UDR(Told, NeuralModel):
     """
 
     name = "udr"
+    # Of the runs that it is prepared with; those behind them are to validate on. All, if None.
+    _n_training: int | None = None
     recipe: UDRRecipe
     recipe_class = UDRRecipe
     recipes: ClassVar[dict[str, Recipe]] = {
