@@ -120,9 +120,21 @@ def test_what_maps_explain_is_the_projection_on_them(ball_grid: Grid) -> None:
     rng = np.random.default_rng(3)
     maps = rng.standard_normal((3, ball_grid.n_voxels))
     volumes = rng.standard_normal((12, 3)) @ maps + rng.standard_normal((12, ball_grid.n_voxels))
-    fitted = volumes @ np.linalg.pinv(maps) @ maps
     share = explained(tensor(volumes)[None], tensor(maps)[None])
+    maps, volumes = (x - x.mean(axis=1, keepdims=True) for x in (maps, volumes))
+    fitted = volumes @ np.linalg.pinv(maps) @ maps
     assert share.item() == pytest.approx((fitted**2).sum() / (volumes**2).sum(), rel=1e-3)
+
+
+def test_the_global_signal_is_no_merit_of_maps(ball_grid: Grid) -> None:
+    rng = np.random.default_rng(3)
+    maps = rng.standard_normal((3, ball_grid.n_voxels))
+    volumes = rng.standard_normal((12, 3)) @ maps + rng.standard_normal((12, ball_grid.n_voxels))
+    share = explained(tensor(volumes)[None], tensor(maps)[None])
+    brighter = volumes + 3 * rng.standard_normal((12, 1))
+    for changed in (maps, maps + 1):
+        again = explained(tensor(brighter)[None], tensor(changed)[None])
+        assert again.item() == pytest.approx(share.item(), rel=1e-4)
 
 
 def test_the_prior_takes_noise_for_noise(ball_grid: Grid) -> None:

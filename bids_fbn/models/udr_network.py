@@ -64,8 +64,7 @@ def fit_courses(volumes: Tensor, maps: Tensor, weights: Tensor) -> Tensor:
     Tensor (B, T, K)
         z-scored over time.
     """
-    middle = (maps * weights).sum(-1, keepdim=True) / weights.sum(-1, keepdim=True)
-    maps = (maps - middle) * weights
+    maps = _without_mean(maps, weights)
     courses = _solve(maps @ maps.mT, maps @ volumes.mT).mT
     courses = courses - courses.mean(dim=1, keepdim=True)
     return courses / courses.std(dim=1, keepdim=True, correction=0).clamp_min(1e-12)
@@ -103,7 +102,10 @@ def fit_maps(volumes: Tensor, courses: Tensor, ridge: Tensor | float) -> tuple[T
 
 
 def explained(volumes: Tensor, maps: Tensor) -> Tensor:
-    """Share of the volumes' variance that the maps explain by least squares, (B,).
+    """Share of the volumes' variance over voxels that the maps explain by least squares, (B,).
+
+    The mean over voxels is taken out of both, as it is when courses are fitted: it is the global
+    signal, which any map explains that has a mean itself, whatever network it is of.
 
     Parameters
     ----------
@@ -111,10 +113,17 @@ def explained(volumes: Tensor, maps: Tensor) -> Tensor:
         0 in voxels that do not count.
     maps : Tensor (B, K, V)
     """
-    maps = maps * covered_in(volumes)
+    weights = covered_in(volumes)
+    volumes, maps = _without_mean(volumes, weights), _without_mean(maps, weights)
     products = maps @ volumes.mT
     fitted = (products * _solve(maps @ maps.mT, products)).sum(dim=(1, 2))
     return fitted / volumes.square().sum(dim=(1, 2)).clamp_min(1e-12)
+
+
+def _without_mean(values: Tensor, weights: Tensor) -> Tensor:
+    """Values (B, N, V) less their mean over the voxels that count, 0 in the others."""
+    mean = (values * weights).sum(-1, keepdim=True) / weights.sum(-1, keepdim=True)
+    return (values - mean) * weights
 
 
 def predicted(volumes: Tensor, courses: Tensor, maps: Tensor) -> Tensor:
