@@ -354,8 +354,9 @@ def run_train(*arguments: object, processes: int = 1, **options: Any) -> Any:
     if processes > 1:
         launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
         module += [*launcher, "-m"]
+    # The tests run side by side: threads beyond a processor each wait for one another.
     return subprocess.Popen(
-        [*module, "bids_fbn.train", *map(str, arguments)],
+        [*module, "bids_fbn.train", *map(str, arguments), "--omp-nthreads=1"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
