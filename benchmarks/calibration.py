@@ -9,8 +9,8 @@ correlations do not change, any measure of change that does. With 20 surrogates 
 in 1 of 21 runs, 4.8 %; with 199 sets of maps in 9 of 200. The intervals are of Clopper and
 Pearson, 95 %.
 
-Cleaning and noise make a static run uneven in time too: --no-motion-spikes and --noise say how
-much of what is found comes from there.
+Jumps of the head and noise make a static run uneven in time too: --no-motion-spikes and --noise
+say how much of what is found comes from there.
 
 Models are small, so that hundreds of runs can be had; the nulls are the app's. Rows are kept in
 --rows as they come, and taken up from there: a call that was killed goes on, if its other options

@@ -336,7 +336,7 @@ class UnrolledDualRegression(nn.Module):
         )
         box = features.new_zeros(*own.shape[:2], 4, math.prod(self.shape))
         box = box.index_copy(3, self.mask_index, features).flatten(0, 1)
-        # In this layout the convolutions take 0.6 to 0.75 of the time, on CPUs too.
+        # The layout in which oneDNN, as cuDNN, is quickest with few channels.
         volumes = box.unflatten(2, self.shape).contiguous(memory_format=torch.channels_last_3d)
         change = self.denoisers[repetition](volumes).float()
         change = change.flatten(2).index_select(2, self.mask_index)

@@ -3,8 +3,8 @@
 =========  ==================================================  ==================================
 kind       keeps                                               has nothing of
 =========  ==================================================  ==================================
-``phase``  every covariance, every spectrum, what cleaning     anything beyond second order
-           has taken out
+``phase``  every covariance, spectra but for a mixing of       anything beyond second order
+           neighbours, what cleaning has taken out
 ``var``    covariance at lag 0 and 1 of the leading            the same; longer lags are those of
            components, in expectation; spectra of the rest;    the model
            what cleaning has taken out
