@@ -6,12 +6,13 @@
 K maps, made from a half of a run and from 30 volumes of it. The networks are those of a template
 set or, with --components, K components of a group ICA of the training participants. Methods that
 are told of them: the group maps themselves, the mean of the others' maps, dual regression,
-template ICA by EM, shrinkage (the prior of UDR, untrained) and UDR. Methods that are not: ICA and
-dictionary learning of the same volumes and, with --seeds, STCA and SCAAE trained on them, whose
-maps are then matched one to one to the group maps by |r|.
+template ICA by EM, shrinkage (the posterior mean of UDR's prior, nothing learned) and UDR. Methods
+that are not: ICA and dictionary learning of the same volumes and, with --seeds, STCA and SCAAE
+trained on them, whose maps are then matched one to one to the group maps by |r|.
 
-With --untrained no UDR is trained, and shrinkage is shown with one and two repetitions and by how
-much more noise there is taken to be than if volumes were independent.
+With --untrained no UDR is trained, and shrinkage is shown by how often courses and maps are fitted
+to each other, by how much more noise there is taken to be than if volumes were independent, and
+with and without a ridge.
 
 Group maps, prior and UDR are made of other participants, in folds. Between volumes that make maps
 and those that they have to explain are 20 s. One run a participant, all of the same length.
@@ -73,8 +74,9 @@ MEASURES = {
 VARIANCE = list(MEASURES)[:4]
 N_BOOTSTRAP = 10_000
 SEEDS = ("stca", "scaae")
-# Of shrinkage, with --untrained.
-REPETITIONS, NOISES = (1, 2), (1.0, 2.0, 4.0)
+# Of shrinkage, with --untrained; the ridge as a share of the mean square of a course.
+REPETITIONS, NOISES = (1, 2, 3), (1.0, 2.0, 4.0)
+RIDGES = (1e-3, 0.15)
 # Of a stretch, a window of STCA at most: the rest is what there is to train on.
 WINDOW = 2 / 3
 
@@ -110,24 +112,23 @@ def told(model: UDR, *, untrained: bool) -> Mapping[str, Maker]:
 
 
 def shrinkage(
-    model: UDR, repetitions: Sequence[int] = (), noises: Sequence[float] = ()
+    model: UDR, repetitions: Sequence[int] = (1,), noises: Sequence[float] = (1.0,)
 ) -> dict[str, Maker]:
-    """UDR without its denoisers, as training starts from it or with other settings."""
+    """The posterior mean of UDR's prior, with a factor of the noise and a ridge that are given."""
     network = model.network
 
-    def maker(repetitions: int, noise: float | None) -> Maker:
-        plain = UnrolledDualRegression(
-            *network.group.shape, network.shape, network.mask_index, 1, repetitions
-        )
+    def maker(repetitions: int, noise: float, ridge: float) -> Maker:
+        plain = UnrolledDualRegression(*network.group.shape, repetitions)
         plain.set_prior(network.group, network.mean, network.spread)
-        if noise is not None:
-            torch.nn.init.constant_(plain.log_noise, math.log(noise))
+        torch.nn.init.constant_(plain.log_noise, math.log(noise))
+        torch.nn.init.constant_(plain.log_ridge, math.log(ridge))
         return lambda volumes: plain(volumes)[0]
 
-    settings = itertools.product(repetitions, noises)
-    return {f"shrinkage, {r} x, noise x {f:g}": maker(r, f) for r, f in settings} or {
-        "shrinkage": maker(network.repetitions, None)
+    made = {
+        f"shrinkage, {r} x, noise x {f:g}, ridge {a:g}": maker(r, f, a)
+        for r, f, a in itertools.product(repetitions, noises, RIDGES)
     }
+    return made if len(made) > len(RIDGES) else {"shrinkage": next(iter(made.values()))}
 
 
 def scaled(maps: Tensor, volumes: Tensor) -> Tensor:

@@ -210,7 +210,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--volumes", type=int, default=200)
     parser.add_argument("--resolution", type=float, default=12.0)
     parser.add_argument("--epochs", type=int, help="of the recipe")
-    parser.add_argument("--channels", type=int, help="of the recipe")
     parser.add_argument("--training-stride", type=int, help="of the recipe")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
@@ -221,7 +220,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = ModelOptions(
         model=("udr",),
         epochs=options.epochs,
-        channels=options.channels,
         training_stride=options.training_stride,
     )
     rows: list[dict[str, object]] = []

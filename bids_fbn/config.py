@@ -50,7 +50,7 @@ NUISANCE_COMPONENTS = (
 
 # Results change when these definitions do; raised by hand whenever a change of the code makes
 # the same options give other numbers, so that old and new results are never mixed.
-RESULTS_VERSION = 4
+RESULTS_VERSION = 5
 
 Label = Annotated[str, Field(pattern=r"^[0-9a-zA-Z+]+$")]
 
@@ -142,6 +142,8 @@ WINDOWED = frozenset(
     {"stca", "stcnn", "udr", "untrained-stca", "pca", "ica", "sdl", "dualregression"}
 )
 TOLD = frozenset({"stcnn", "udr", "dualregression"})
+# As many maps as there are networks, and no other size to choose.
+SIZELESS = frozenset({"udr", "dualregression"})
 
 
 class ModelOptions(_Section):
@@ -192,6 +194,8 @@ class ModelOptions(_Section):
         lines = []
         if self.window is not None and not WINDOWED.intersection(self.model):
             lines.append("--window: none of the models asked for uses windows")
+        if self.channels is not None and SIZELESS.issuperset(self.model):
+            lines.append("--channels: none of the models asked for has any to choose")
         if "stcnn" not in self.model and self.target_networks:
             lines.append("--target-networks: is about stcnn, which is not asked for")
         if self.components is not None and "udr" not in self.model:

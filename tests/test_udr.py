@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 # mm² of the blobs; those that an ICA is to tell apart overlap less.
 WIDE, NARROW = 600.0, 200.0
-RECIPE = UDRRecipe(window=24, channels=4, learning_rate=3e-3, epochs=3, batch=4, stride=8)
+RECIPE = UDRRecipe(window=24, learning_rate=3e-2, epochs=3, batch=4, stride=8)
 
 
 def own_maps(grid: Grid, participant: int, width: float = WIDE) -> np.ndarray:
@@ -392,6 +392,12 @@ def test_more_components_than_the_runs_span_are_refused_in_one_line(ball_grid: G
     one_line(caught)
 
 
+def test_channels_are_not_asked_of_models_that_have_none() -> None:
+    (line,) = ModelOptions(model=("udr", "dualregression"), channels=8).idle()
+    assert "--channels: none of the models" in line
+    assert ModelOptions(model=("udr", "ica"), channels=8).idle() == []
+
+
 def test_components_are_asked_of_udr_alone() -> None:
     asked = {"components": 20}
     assert ModelOptions(model=("udr",), **asked).idle() == []
@@ -412,5 +418,7 @@ def test_the_methods_text_says_what_it_starts_from(components: int | None) -> No
     text = methods_models.networks(config, [])
     held_against = methods_evidence.weighing(config, [], None)
     assert ("group ICA" in text) == bool(components)
-    assert ("from the templates" in text) == ("last repetition" in text) == (not components)
+    assert (
+        ("from the templates" in text) == ("Courses of the networks" in text) == (not components)
+    )
     assert ("have their networks from the start" in held_against) == (not components)

@@ -18,7 +18,8 @@ from bids_fbn.bids.boldrun import BoldRun
 from bids_fbn.bids.outputs import RunWriter
 from bids_fbn.bids.writing import sidecar_path
 from bids_fbn.models.udr import UDR
-from bids_fbn.models.udr_error import _factors, _scale, draw_run
+from bids_fbn.models.udr_error import COMMON, _factors, _scale, draw_run
+from bids_fbn.models.udr_network import covered_in, fit_courses, fit_maps
 from bids_fbn.signal.grid import Grid
 from bids_fbn.signal.standard import load_image
 
@@ -30,16 +31,22 @@ def trained(ball_grid: Grid) -> UDR:
     return model_of(ball_grid).fit(runs_of(ball_grid, 10), CPU, seed=1)
 
 
-def test_without_denoiser_it_is_the_posterior_of_the_normal_model(ball_grid: Grid) -> None:
-    network = model_of(ball_grid, repetitions=1).network
+def test_without_factors_it_is_the_posterior_of_the_normal_model(ball_grid: Grid) -> None:
+    network = model_of(ball_grid).network
     shape = (3, ball_grid.n_voxels)
-    network.set_prior(torch.randn(shape), torch.zeros(shape), torch.full(shape, 0.3))
-    noise = torch.tensor([0.04, 0.09, 0.5])[None, :, None]
-    _, trust = network._shrunk(0, torch.randn(1, *shape), noise)
-    parts = network.parts_of_error(trust, noise)
-    variance = (parts * network._factors(40)[:, None, None]).sum(dim=1)
-    posterior = (0.3**2 * noise / (0.3**2 + noise)).expand(1, *shape)
-    torch.testing.assert_close(variance, posterior, rtol=1e-4, atol=1e-6)
+    spread = torch.tensor([0.1, 0.3, 0.5])[:, None].expand(shape)
+    network.set_prior(torch.randn(shape), torch.randn(shape), spread)
+    volumes = torch.randn(1, 40, ball_grid.n_voxels)
+    with torch.no_grad():
+        courses = fit_courses(volumes, network.group[None], covered_in(volumes))
+        own, noise = fit_maps(volumes, courses, network.log_ridge.exp())
+        noise = noise[:, :, None] * network.log_noise.exp()
+        maps, sd, found = network.estimate(volumes)
+    precision = 1 / spread.square() + 1 / noise
+    mean = (network.mean / spread.square() + own / noise) / precision
+    torch.testing.assert_close(maps, mean, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(sd, precision.rsqrt(), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found, courses)
 
 
 def test_the_truth_of_drawn_runs_is_what_their_signal_is(ball_grid: Grid, trained: UDR) -> None:
@@ -69,7 +76,8 @@ def test_intervals_hold_the_truth_as_often_as_they_say(
         drawn = draw_run(trained.network, run, [7, number])
         for start in range(0, 91 - length, length):
             maps, sd = trained.effects_of(drawn.signals, start, start + length, CPU)
-            away = np.abs(maps - drawn.maps_of(start, start + length)) / sd
+            # What all participants have in common does not exist in drawn runs.
+            away = np.abs(maps - drawn.maps_of(start, start + length)) / (sd / COMMON)
             inside.append((away <= norm.ppf(0.5 + nominal / 2)).mean())
     assert np.mean(inside) == pytest.approx(nominal, abs=0.08)
 
@@ -91,9 +99,6 @@ def test_it_is_in_the_units_of_the_map(ball_grid: Grid, trained: UDR) -> None:
     network.spread.mul_(2)
     with torch.no_grad():
         volumes = torch.from_numpy(np.asarray(run.data))[None]
-        for channel in network.denoisers:
-            torch.nn.init.zeros_(channel.out.weight)
-            torch.nn.init.zeros_(channel.out.bias)
         large, of_large, _ = network.estimate(2 * volumes)
         network.mean.div_(2)
         network.spread.div_(2)

@@ -54,12 +54,12 @@ class Recipe:
     ----------
     window : int
         Volumes that go in at once; 1 for a model of single volumes.
-    channels : int
-        Features, and maps before any are combined.
     learning_rate, learning_rate_decay, decay_every, epochs
         See :class:`~bids_fbn.models.fitting.Stage`.
     batch : int
         Windows (or volumes) in a training step.
+    channels : int
+        Features, and maps before any are combined; 0 of a model that has none.
     stride : int
         Volumes from one training window to the next.
     shuffle : bool
@@ -76,10 +76,10 @@ class Recipe:
     """
 
     window: int
-    channels: int
     learning_rate: float
     epochs: int
     batch: int
+    channels: int = 0
     stride: int = 1
     learning_rate_decay: float = 1.0
     decay_every: int = 0
@@ -130,11 +130,12 @@ class NeuralModel(Model):
     def recipe_from(cls, options: ModelOptions) -> Recipe:
         recipe = cls.recipes[cls.preset_of(options)]
         asked: dict[str, Any] = {
-            "channels": options.channels,
             "epochs": options.epochs,
             "batch": options.batch,
             "stride": options.training_stride,
         }
+        if recipe.channels:
+            asked["channels"] = options.channels
         if recipe.window > 1:
             asked["window"] = options.window
         return replace(recipe, **{key: value for key, value in asked.items() if value is not None})
@@ -170,7 +171,7 @@ class NeuralModel(Model):
         return self.recipe.channels
 
     def facts(self) -> dict[str, Any]:
-        return {"Channels": self.recipe.channels}
+        return {"Channels": self.recipe.channels} if self.recipe.channels else {}
 
     def state(self) -> Mapping[str, Tensor]:
         weights: Mapping[str, Tensor] = self.network.state_dict()

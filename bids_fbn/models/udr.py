@@ -2,15 +2,15 @@
 
 Dual regression gives every network of a template set, or every component of a group ICA, a map in
 every stretch of a run, without a search; from few volumes the map is mostly noise. Here it is
-shrunk towards what the participants' maps have in common, as far as noise demands, and a small
-network that all maps share learns what such maps look like. It learns without labels: maps made
-from a stretch have to explain other volumes of the run. docs/udr.md derives it.
+shrunk towards what the participants' maps have in common, as far as noise demands. How far that is
+it learns without labels: maps made from a stretch have to explain other volumes of the run.
+docs/udr.md derives it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -57,12 +57,13 @@ _LEAST_SPREAD = 0.3
 
 @dataclass(frozen=True)
 class UDRRecipe(Recipe):
-    """Sizes and training; ``channels`` are those of the denoisers.
+    """Sizes and training; it has no ``channels``.
 
     Parameters
     ----------
     repetitions : int
-        How often courses and maps are fitted to each other.
+        How often courses and maps are fitted to each other. Courses are first those of the group
+        maps; fitted to a run's own maps they are worse where the truth is known (docs/udr.md).
     gap : float
         Seconds between the volumes that maps are made from and those that they have to explain:
         neighbours in time are alike, whatever the maps.
@@ -71,7 +72,7 @@ class UDRRecipe(Recipe):
         from the maps of a template set.
     """
 
-    repetitions: int = 2
+    repetitions: int = 1
     gap: float = 20.0
     components: int = 0
 
@@ -106,17 +107,14 @@ class UDR(Told, NeuralModel):
     recipes: ClassVar[dict[str, Recipe]] = {
         "unrolled": UDRRecipe(
             window=40,
-            channels=16,
-            learning_rate=3e-3,
+            learning_rate=3e-2,
             learning_rate_decay=0.7,
             decay_every=1,
-            epochs=6,
+            epochs=4,
             batch=4,
             stride=10,
         ),
-        "sloppy": UDRRecipe(
-            window=20, channels=4, learning_rate=3e-3, epochs=2, batch=4, stride=10
-        ),
+        "sloppy": UDRRecipe(window=20, learning_rate=3e-2, epochs=2, batch=4, stride=10),
     }
 
     def __init__(
@@ -166,12 +164,7 @@ class UDR(Told, NeuralModel):
 
     def _build(self) -> nn.Module:
         return UnrolledDualRegression(
-            self.n_candidates,
-            self.grid.n_voxels,
-            self.box_shape,
-            self._mask_index,
-            self.recipe.channels,
-            self.recipe.repetitions,
+            self.n_candidates, self.grid.n_voxels, self.recipe.repetitions
         )
 
     @classmethod
@@ -180,7 +173,7 @@ class UDR(Told, NeuralModel):
 
     @property
     def _features(self) -> int:
-        return self.recipe.channels * self.n_candidates
+        return self.n_candidates
 
     # --- training -------------------------------------------------------------------------------
 
@@ -301,19 +294,25 @@ class UDR(Told, NeuralModel):
 
     # --- maps -----------------------------------------------------------------------------------
 
+    def maps(
+        self, signals: Signals, compute: Compute, stride: int = 1
+    ) -> Iterator[tuple[np.ndarray, Tensor]]:
+        # Nothing in it is computed in bf16, so there is nothing to check either.
+        return super().maps(signals, replace(compute, precision="fp32"), stride)
+
     def _candidates(self, batch: Tensor) -> Tensor:
         maps: Tensor
         maps, _ = self.network(self._in_mask(batch))
         return maps
 
     def courses(self, signals: Signals, compute: Compute) -> np.ndarray | None:
-        """Courses of the networks over all kept volumes, (T, K), z-scored: those of the last
-        repetition, on the run's own maps. None of components, which have no names."""
+        """Courses of the networks over all kept volumes, (T, K), z-scored: those that the maps of
+        the run are made with. None of components, which have no names."""
         if not self.networks:
             return None
         device = compute.torch_device
         volumes = torch.from_numpy(signals.rows(0, signals.n_kept))[None].to(device)
-        with torch.no_grad(), compute.autocast():
+        with torch.no_grad():
             _, courses = self.network.to(device).eval()(volumes)
         of_run: np.ndarray = courses[0].cpu().numpy()
         return of_run
@@ -338,7 +337,7 @@ class UDR(Told, NeuralModel):
         """
         device = compute.torch_device
         volumes = torch.from_numpy(signals.rows(start, stop))[None].to(device)
-        with torch.no_grad(), compute.autocast():
+        with torch.no_grad():
             maps, sd, _ = self.network.to(device).eval().estimate(volumes)
         # What a run covers it need not cover in every stretch.
         own, of_own = (values[0].float().cpu().numpy() * signals.covered for values in (maps, sd))

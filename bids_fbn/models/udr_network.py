@@ -11,7 +11,6 @@ import math
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 __all__ = [
     "N_LENGTHS",
@@ -32,8 +31,9 @@ N_LENGTHS = 3
 # Of the variance of an error, until the parts are weighed: noise and shrinkage, as the normal
 # model has them, and nothing else.
 _NORMAL_MODEL = (1.0, 1.0, 0.0, 0.0)
-# Brings the logarithm of the noise to about the size of the denoiser's other inputs.
-_LEVEL = 0.2
+# What training starts from, and about what it comes to at rest: the noise of raw maps is that of
+# volumes that are independent in time, and the ridge as a share of the mean square of a course.
+_NOISE, _RIDGE_OF_COURSES = 1.0, 0.15
 
 
 def _solve(gram: Tensor, values: Tensor) -> Tensor:
@@ -142,78 +142,34 @@ def predicted(volumes: Tensor, courses: Tensor, maps: Tensor) -> Tensor:
     return 1 - left.square().sum(dim=(1, 2)) / centred.square().sum(dim=(1, 2)).clamp_min(1e-12)
 
 
-class Denoiser(nn.Module):
-    """A small 3-D network, the same for every map: (N, 4, X, Y, Z) → (N, 2, X, Y, Z).
-
-    What comes out starts at 0.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(
-            [
-                nn.Conv3d(4, channels, 3, padding=1),
-                nn.Conv3d(channels, channels, 3, padding=1),
-                nn.Conv3d(channels, channels, 3, padding=2, dilation=2),
-            ]
-        )
-        self.out = nn.Conv3d(channels, 2, 3, padding=1)
-        nn.init.zeros_(self.out.weight)
-        assert self.out.bias is not None
-        nn.init.zeros_(self.out.bias)
-
-    def forward(self, features: Tensor) -> Tensor:
-        for layer in self.layers:
-            features = functional.gelu(layer(features))
-        values: Tensor = self.out(features)
-        return values
-
-
 class UnrolledDualRegression(nn.Module):
-    """Dual regression, repeated, with a learned prior on the maps.
+    """Dual regression with a prior on the maps, once or repeated.
 
     Parameters
     ----------
     n_networks, n_voxels : int
         K and V.
-    shape : tuple of int
-        Of the box.
-    mask_index : Tensor (V,) of int
-        Voxels of the box, flat.
-    channels : int
-        Of the denoisers.
     repetitions : int
-        How often courses and maps are fitted to each other; each has a denoiser of its own.
+        How often courses and maps are fitted to each other; each learns a factor of the noise of
+        its raw maps and the ridge with which they are fitted.
     """
 
     group: Tensor
     mean: Tensor
     spread: Tensor
-    mask_index: Tensor
     error_lengths: Tensor
     error_factors: Tensor
 
-    def __init__(
-        self,
-        n_networks: int,
-        n_voxels: int,
-        shape: tuple[int, ...],
-        mask_index: Tensor,
-        channels: int,
-        repetitions: int,
-    ) -> None:
+    def __init__(self, n_networks: int, n_voxels: int, repetitions: int) -> None:
         super().__init__()
-        self.shape, self.repetitions = shape, repetitions
-        self.register_buffer("mask_index", mask_index, persistent=False)
+        self.repetitions = repetitions
         # Not learned: the group maps are what the networks are, and the prior is found.
         for name in ("group", "mean", "spread"):
             self.register_buffer(name, torch.zeros(n_networks, n_voxels))
         self.register_buffer("error_lengths", torch.ones(N_LENGTHS))
         self.register_buffer("error_factors", torch.tensor([_NORMAL_MODEL] * N_LENGTHS))
-        # Of the noise: neighbouring volumes are alike, so there are fewer than T.
-        self.log_noise = nn.Parameter(torch.full((repetitions,), math.log(2.0)))
-        self.log_ridge = nn.Parameter(torch.full((repetitions,), math.log(0.02)))
-        self.denoisers = nn.ModuleList(Denoiser(channels) for _ in range(repetitions))
+        self.log_noise = nn.Parameter(torch.full((repetitions,), math.log(_NOISE)))
+        self.log_ridge = nn.Parameter(torch.full((repetitions,), math.log(_RIDGE_OF_COURSES)))
 
     def set_prior(self, group: Tensor, mean: Tensor, spread: Tensor) -> None:
         """Group maps, mean and spread of the participants' own maps, all (K, V)."""
@@ -308,38 +264,15 @@ class UnrolledDualRegression(nn.Module):
     def _unrolled(self, volumes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Maps, courses, and of the last repetition the trust (B, K, V) and noise (B, K, 1)."""
         weights = covered_in(volumes)
+        variance = self.spread.square()
+        # Products of thousands of voxels and systems of equations: not in bf16.
         with torch.autocast(volumes.device.type, enabled=False):
             volumes = volumes.float()
             maps = self.group.expand(len(volumes), -1, -1)
-        for repetition in range(self.repetitions):
-            with torch.autocast(volumes.device.type, enabled=False):
+            for log_noise, log_ridge in zip(self.log_noise, self.log_ridge, strict=True):
                 courses = fit_courses(volumes, maps, weights)
-                own, noise = fit_maps(volumes, courses, self.log_ridge[repetition].exp())
-                noise = noise * self.log_noise[repetition].exp()
-            maps, trust = self._shrunk(repetition, own, noise[:, :, None])
-            maps = maps * weights
-        return maps, courses, trust, noise[:, :, None]
-
-    def _shrunk(self, repetition: int, own: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """The maps that prior and raw maps (B, K, V) with their noise (B, K, 1) make together, and
-        what share of them is raw."""
-        total = self.spread.square() + noise
-        trust = self.spread.square() / total
-        features = torch.stack(
-            [
-                (own - self.mean) / total.sqrt(),
-                self.mean / total.sqrt(),
-                trust,
-                _LEVEL * noise.log().expand_as(own),
-            ],
-            dim=2,
-        )
-        box = features.new_zeros(*own.shape[:2], 4, math.prod(self.shape))
-        box = box.index_copy(3, self.mask_index, features).flatten(0, 1)
-        # The layout in which oneDNN, as cuDNN, is quickest with few channels.
-        volumes = box.unflatten(2, self.shape).contiguous(memory_format=torch.channels_last_3d)
-        change = self.denoisers[repetition](volumes).float()
-        change = change.flatten(2).index_select(2, self.mask_index)
-        gain, shift = change.unflatten(0, own.shape[:2]).unbind(dim=2)
-        trust = (torch.logit(trust, eps=1e-6) + gain).sigmoid()
-        return self.mean + trust * (own - self.mean) + self.spread * shift, trust
+                own, noise = fit_maps(volumes, courses, log_ridge.exp())
+                noise = (noise * log_noise.exp())[:, :, None]
+                trust = variance / (variance + noise)
+                maps = (self.mean + trust * (own - self.mean)) * weights
+        return maps, courses, trust, noise

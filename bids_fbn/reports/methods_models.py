@@ -31,13 +31,13 @@ _MODELS: Mapping[str, str] = {
         "evidence that a network exists.{turned}"
     ),
     "udr": (
-        "Unrolled dual regression is a model of bids_fbn. In each window of {window} it repeats "
-        "dual regression [@Nickerson2017] from {start}, and shrinks the maps of every "
-        "repetition towards what the participants' maps have in common, by a spread over "
-        "participants from which noise is taken out, as template ICA has it [@Mejia2020], and by "
-        "a small 3-D convolutional network that all maps share. It gives a map of each of "
-        "{candidates} {kind}. They resemble what they start from whatever the data, so they are "
-        "no independent evidence that a network exists.{courses}"
+        "Unrolled dual regression is a model of bids_fbn. In each window of {window} it applies "
+        "dual regression [@Nickerson2017] from {start}, and shrinks the maps towards what the "
+        "participants' maps have in common, by a spread over participants from which noise is "
+        "taken out, as template ICA has it [@Mejia2020]; the ridge of its regression and a factor "
+        "of the noise are learned. It gives a map of each of {candidates} {kind}. They resemble "
+        "what they start from whatever the data, so they are no independent evidence that a "
+        "network exists.{courses}"
     ),
     "untrained-stca": (
         "Untrained STCA is the network of STCA [@Liu2023stca; @Liu2024stca], on a window of "
@@ -85,7 +85,7 @@ _MODELS: Mapping[str, str] = {
 _TEMPLATES = {
     "start": "the templates",
     "kind": "networks",
-    "courses": (" Courses of the networks are those of the last repetition, over the run."),
+    "courses": " Courses of the networks are those of dual regression, over the run.",
 }
 _COMPONENTS = {
     "start": (
