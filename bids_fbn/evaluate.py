@@ -340,6 +340,9 @@ def _parser() -> argparse.ArgumentParser:
         "--channels", type=int, metavar="N", help="maps, components or states (by recipe)"
     )
     models.add_argument(
+        "--epochs", type=int, metavar="N", help="of models that are trained (by recipe)"
+    )
+    models.add_argument(
         "--n-surrogates",
         type=int,
         metavar="N",

@@ -200,8 +200,9 @@ def test_all_bad_options_are_named_at_once(
     assert len(lines) == 5
     for option in ("--model", "--noise", "--overlap", "--participants", "--window"):
         assert sum(option in line for line in lines) == 1, option
-    assert evaluate.main([str(out), "--model", "cap", "--window", "20"]) == 2
-    assert "--window" in capsys.readouterr().err
+    for option in ("--window", "--epochs"):
+        assert evaluate.main([str(out), "--model", "cap", option, "20"]) == 2
+        assert option in capsys.readouterr().err
     assert not out.exists()
 
 
