@@ -14,6 +14,8 @@ With --untrained no UDR is trained, and shrinkage is shown by how often courses 
 to each other, by how much more noise there is taken to be than if volumes were independent, and
 with and without a ridge.
 
+With --figure the maps of one network in four participants are drawn, of the first fold.
+
 Group maps, prior and UDR are made of other participants, in folds. Between volumes that make maps
 and those that they have to explain are 20 s. One run a participant, all of the same length.
 """
@@ -226,9 +228,12 @@ def _unit(maps: Tensor) -> Tensor:
 
 
 def of_fold(
-    train: Sequence[Signals], test: Sequence[Signals], options: argparse.Namespace
+    train: Sequence[Signals],
+    test: Sequence[Signals],
+    options: argparse.Namespace,
+    figure: Path | None,
 ) -> pd.DataFrame:
-    """Scores of the participants of a fold."""
+    """Scores of the participants of a fold; their maps are drawn if there is a path to do so."""
     grid = train[0].grid
     templates = None if options.components else load_templates(options.templates, grid)
     asked = ModelOptions(
@@ -251,13 +256,60 @@ def of_fold(
         name: partial(learned, name, group=group, run=test[0], options=options, compute=compute)
         for name in ("ica", "sdl", *(SEEDS if options.seeds else ()))
     }
+    knowing = told(model, untrained=options.untrained)
     rows = [
         scores(maker, group, volumes, gap).assign(
             method=name, participant=[run.name for run in test]
         )
-        for name, maker in (makers | told(model, untrained=options.untrained)).items()
+        for name, maker in (makers | knowing).items()
     ]
+    if figure:
+        draw(knowing, model, test, options, figure)
     return pd.concat(rows, ignore_index=True)
+
+
+def draw(
+    makers: Mapping[str, Maker],
+    model: UDR,
+    test: Sequence[Signals],
+    options: argparse.Namespace,
+    path: Path,
+) -> None:
+    """Maps of one network, z-scored: a row for each of four participants."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+    from nilearn.plotting import plot_stat_map
+
+    which = model.networks.index(options.network)
+    runs = test[:4]
+    n_volumes = runs[0].n_kept
+    low = (n_volumes - FEW) // 2
+    stretches = {"half": (0, n_volumes // 2), f"{FEW} volumes": (low, low + FEW)}
+    shown = [(name, words) for words in stretches for name in ("dual regression", "udr")]
+    shown.insert(3, ("shrinkage", f"{FEW} volumes"))
+    figure, axes = plt.subplots(len(runs), len(shown), figsize=(3.2 * len(shown), 2.2 * len(runs)))
+    for row, run in zip(axes, runs, strict=True):
+        for axis, (name, words) in zip(row, shown, strict=True):
+            volumes = torch.from_numpy(run.rows(*stretches[words]))[None]
+            with torch.no_grad():
+                of_network = zscore_maps(makers[name](volumes)[0].numpy())[which]
+            plot_stat_map(
+                run.grid.image(of_network),
+                display_mode="x",
+                cut_coords=[options.cut],
+                axes=axis,
+                threshold=1,
+                vmax=4,
+                colorbar=False,
+                annotate=False,
+            )
+    for axis, (name, words) in zip(axes[0], shown, strict=True):
+        axis.set_title(f"{name}, {words}")
+    figure.tight_layout()
+    figure.savefig(path, dpi=80)
+    plt.close(figure)
 
 
 def table(rows: pd.DataFrame) -> str:
@@ -311,7 +363,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rows", type=Path, help="write a row for each participant there")
+    parser.add_argument("--figure", type=Path, help="draw one network in four participants there")
+    parser.add_argument("--network", default="DefaultMode", help="which")
+    parser.add_argument("--cut", type=float, default=-4.0, help="where, mm to the right")
     options = parser.parse_args(arguments)
+    if options.figure and (options.components or options.untrained):
+        parser.error("--figure is of networks and of UDR: not with --components or --untrained")
     prepare_environment(options.threads)
     logging.getLogger("bids_fbn").setLevel(logging.WARNING)
     with tempfile.TemporaryDirectory() as name:
@@ -326,7 +383,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found = []
         for number, fold in enumerate(np.array_split(order, options.folds), 1):
             train = [runs[i] for i in order if i not in fold]
-            found.append(of_fold(train, [runs[i] for i in fold], options))
+            figure = options.figure if number == 1 else None
+            found.append(of_fold(train, [runs[i] for i in fold], options, figure))
             print(f"fold {number} of {options.folds}", flush=True)
     rows = pd.concat(found, ignore_index=True)
     write_rows(options.rows, rows.to_dict("records"))
