@@ -290,6 +290,8 @@ def draw(
     shown = [(name, words) for words in stretches for name in ("dual regression", "udr")]
     shown.insert(3, ("shrinkage", f"{FEW} volumes"))
     figure, axes = plt.subplots(len(runs), len(shown), figsize=(3.2 * len(shown), 2.2 * len(runs)))
+    # Before anything is drawn: nilearn puts its own axes where these are.
+    figure.subplots_adjust(0.01, 0.01, 0.99, 0.94, 0.02, 0.02)
     for row, run in zip(axes, runs, strict=True):
         for axis, (name, words) in zip(row, shown, strict=True):
             volumes = torch.from_numpy(run.rows(*stretches[words]))[None]
@@ -307,7 +309,6 @@ def draw(
             )
     for axis, (name, words) in zip(axes[0], shown, strict=True):
         axis.set_title(f"{name}, {words}")
-    figure.tight_layout()
     figure.savefig(path, dpi=80)
     plt.close(figure)
 
