@@ -109,28 +109,26 @@ def told(model: UDR, *, untrained: bool) -> Mapping[str, Maker]:
         "template ICA": by_em,
     }
     if untrained:
-        return shown | shrinkage(model, REPETITIONS, NOISES)
-    return shown | shrinkage(model) | {"udr": lambda volumes: model.network(volumes)[0]}
+        settings = itertools.product(REPETITIONS, NOISES, RIDGES)
+        return shown | {
+            f"shrinkage, {r} x, noise x {f:g}, ridge {a:g}": shrinkage(model, r, f, a)
+            for r, f, a in settings
+        }
+    return shown | {
+        "shrinkage": shrinkage(model),
+        "udr": lambda volumes: model.network(volumes)[0],
+    }
 
 
 def shrinkage(
-    model: UDR, repetitions: Sequence[int] = (1,), noises: Sequence[float] = (1.0,)
-) -> dict[str, Maker]:
+    model: UDR, repetitions: int = 1, noise: float = NOISES[0], ridge: float = RIDGES[0]
+) -> Maker:
     """The posterior mean of UDR's prior, with a factor of the noise and a ridge that are given."""
-    network = model.network
-
-    def maker(repetitions: int, noise: float, ridge: float) -> Maker:
-        plain = UnrolledDualRegression(*network.group.shape, repetitions)
-        plain.set_prior(network.group, network.mean, network.spread)
-        torch.nn.init.constant_(plain.log_noise, math.log(noise))
-        torch.nn.init.constant_(plain.log_ridge, math.log(ridge))
-        return lambda volumes: plain(volumes)[0]
-
-    made = {
-        f"shrinkage, {r} x, noise x {f:g}, ridge {a:g}": maker(r, f, a)
-        for r, f, a in itertools.product(repetitions, noises, RIDGES)
-    }
-    return made if len(made) > len(RIDGES) else {"shrinkage": next(iter(made.values()))}
+    network = UnrolledDualRegression(*model.network.group.shape, repetitions)
+    network.set_prior(model.network.group, model.network.mean, model.network.spread)
+    torch.nn.init.constant_(network.log_noise, math.log(noise))
+    torch.nn.init.constant_(network.log_ridge, math.log(ridge))
+    return lambda volumes: network(volumes)[0]
 
 
 def scaled(maps: Tensor, volumes: Tensor) -> Tensor:
@@ -287,8 +285,8 @@ def draw(
     n_volumes = runs[0].n_kept
     low = (n_volumes - FEW) // 2
     stretches = {"half": (0, n_volumes // 2), f"{FEW} volumes": (low, low + FEW)}
-    shown = [(name, words) for words in stretches for name in ("dual regression", "udr")]
-    shown.insert(3, ("shrinkage", f"{FEW} volumes"))
+    shown = [("dual regression", "half"), ("udr", "half")]
+    shown += [(name, f"{FEW} volumes") for name in ("dual regression", "shrinkage", "udr")]
     figure, axes = plt.subplots(len(runs), len(shown), figsize=(3.2 * len(shown), 2.2 * len(runs)))
     # Before anything is drawn: nilearn puts its own axes where these are.
     figure.subplots_adjust(0.01, 0.01, 0.99, 0.94, 0.02, 0.02)

@@ -1,6 +1,6 @@
 """How long do maps of windows take by UDR, beside STCA?
 
-    python benchmarks/maps.py [--windows 6] [--networks 20] [--resolution 4] [--threads 2]
+    python benchmarks/maps.py [--windows 24] [--networks 20] [--resolution 4] [--threads 2]
 
 Windows of 40 volumes at stride 1, of noise: what is computed does not depend on the data. Weights
 are new ones. Each model makes the maps of all windows once, in turn with the other one; the time
@@ -21,6 +21,7 @@ import torch
 from bids_fbn import models
 from bids_fbn.config import ModelOptions
 from bids_fbn.environment import prepare_environment
+from bids_fbn.evaluation.simulated import SPACE
 from bids_fbn.models.base import Model
 from bids_fbn.models.compute import Compute, choose_compute
 from bids_fbn.models.udr import UDR
@@ -28,7 +29,6 @@ from bids_fbn.networks.templates import TemplateSet
 from bids_fbn.signal.signals import Signals
 from bids_fbn.signal.standard import analysis_grid
 
-SPACE = "MNI152NLin2009cAsym"
 WINDOW = 40
 
 
@@ -77,6 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for _ in range(options.runs):
         for name, model in made.items():
             seconds[name] += seconds_a_window(model, run, compute)
+    for name, of_model in seconds.items():
+        if not of_model:
+            parser.error(f"{name} takes all windows in one batch: ask for more with --windows")
     medians = {name: float(np.median(of_model)) for name, of_model in seconds.items()}
     print(
         f"{n_voxels} voxels, {options.networks} networks, {options.windows} windows: "

@@ -7,9 +7,10 @@ the noise-free signal, cleaned as the run was, in standard deviations of the vox
 series, for one standard deviation of the network's course over the stretch. For halves of the
 runs, and for windows of 40 and 20 volumes: of the values of the ten networks in all voxels, and in
 those where the truth is above 0.2 or below −0.2, the share within estimate ± z sd for the nominal
-50, 68, 90 and 95 %; beside it dual regression with its own standard error; and of the squared
-error the share of its mean over participants, which is wrong in the same way in all of them.
-Nothing is smoothed, so that cleaning is linear in each voxel by itself.
+50, 68, 90 and 95 %; beside it dual regression with its own standard error, and UDR with that of
+the normal model alone; and of the squared error the share of its mean over participants, which is
+wrong in the same way in all of them. Nothing is smoothed, so that cleaning is linear in each voxel
+by itself.
 """
 
 from __future__ import annotations
@@ -143,11 +144,14 @@ def estimates(model: UDR, volumes: np.ndarray) -> dict[str, tuple[np.ndarray, np
     network = model.network
     batch = torch.from_numpy(volumes)[None]
     maps, sd, _ = network.estimate(batch)
+    parts = network.maps_and_parts(batch)[1]
     raw, noise = fit_maps(batch, fit_courses(batch, network.group[None], covered_in(batch)), 0.0)
     error = noise.sqrt()[:, :, None].expand_as(raw)
     return {
         "dual regression": (raw[0].numpy(), error[0].numpy()),
         "UDR": (maps[0].numpy(), sd[0].numpy()),
+        # Noise and shrinkage, with factors of 1.
+        "UDR, normal model": (maps[0].numpy(), parts[0, :2].sum(dim=0).sqrt().numpy()),
     }
 
 

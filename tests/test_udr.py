@@ -17,6 +17,7 @@ from bids_fbn.baselines.regression import dual_regression
 from bids_fbn.config import Config, ModelOptions
 from bids_fbn.errors import InputError, RunError
 from bids_fbn.evidence.method import Method, support_rule
+from bids_fbn.models.compute import Compute
 from bids_fbn.models.udr import UDR, UDRRecipe, _prior
 from bids_fbn.models.udr_network import explained, fit_courses, fit_maps, predicted
 from bids_fbn.networks.maps import zscore_maps
@@ -105,6 +106,30 @@ def test_its_steps_are_those_of_dual_regression(ball_grid: Grid) -> None:
     np.testing.assert_allclose(found[0].numpy(), zscore_maps(courses.T).T, atol=2e-3)
     own, _ = fit_maps(tensor(volumes)[None], found, 0.0)
     np.testing.assert_allclose(own[0].numpy(), maps, atol=2e-3)
+
+
+def test_once_more_is_to_fit_courses_to_the_maps_of_the_first_time(ball_grid: Grid) -> None:
+    (run,) = runs_of(ball_grid, 1)
+    once, twice = (model_of(ball_grid, repetitions=n) for n in (1, 2))
+    for model in (once, twice):
+        model._n_training = 1
+        model.prepare([run], 0)
+    volumes = tensor(np.asarray(run.data))[None]
+    with torch.no_grad():
+        first, _ = once.network(volumes)
+        maps, courses = twice.network(volumes)
+        refitted = fit_courses(volumes, first, torch.ones(1, 1, ball_grid.n_voxels))
+    torch.testing.assert_close(courses, refitted)
+    # And they are not those of the group maps any longer.
+    assert not torch.allclose(maps, first, atol=1e-3)
+
+
+def test_nothing_of_it_is_said_to_be_in_bf16(ball_grid: Grid) -> None:
+    (run,) = runs_of(ball_grid, 1)
+    half = Compute("cpu", "bf16")
+    model = model_of(ball_grid, epochs=1).fit([run], half, seed=1)
+    list(model.maps(run, half, 20))
+    assert model.training["Precision"] == model.inference["Precision"] == "fp32"
 
 
 def test_the_noise_of_raw_maps_is_that_of_repeated_stretches(ball_grid: Grid) -> None:

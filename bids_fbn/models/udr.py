@@ -62,8 +62,8 @@ class UDRRecipe(Recipe):
     Parameters
     ----------
     repetitions : int
-        How often courses and maps are fitted to each other. Courses are first those of the group
-        maps; fitted to a run's own maps they are worse where the truth is known (docs/udr.md).
+        How often courses and maps are fitted to each other. The first courses are those of
+        the group maps; docs/udr.md says what more of them do.
     gap : float
         Seconds between the volumes that maps are made from and those that they have to explain:
         neighbours in time are alike, whatever the maps.
@@ -173,7 +173,7 @@ class UDR(Told, NeuralModel):
 
     @property
     def _features(self) -> int:
-        return self.n_candidates
+        return max(self.window, self.n_candidates)
 
     # --- training -------------------------------------------------------------------------------
 
@@ -200,7 +200,7 @@ class UDR(Told, NeuralModel):
         self._n_training = len(signals)
         super().fit(
             signals,
-            compute,
+            _precise(compute),
             seed,
             checkpoint,
             validation=validation,
@@ -274,11 +274,9 @@ class UDR(Told, NeuralModel):
         left = []
         for k, (run, start) in enumerate(zip(batch.runs, batch.starts, strict=True)):
             others = self._others(self._runs[run], int(start), chance)[None].to(device)
-            with torch.autocast(device.type, enabled=False):
-                own = maps[k : k + 1]
-                courses = fit_courses(others, self.network.group[None], covered_in(others))
-                free, told = explained(others, own), predicted(others, courses, own)
-                left.append(1 - (free + told) / 2)
+            own = maps[k : k + 1]
+            courses = fit_courses(others, self.network.group[None], covered_in(others))
+            left.append(1 - (explained(others, own) + predicted(others, courses, own)) / 2)
         return torch.cat(left).mean()
 
     def _others(self, run: Signals, start: int, chance: np.random.Generator) -> Tensor:
@@ -297,8 +295,7 @@ class UDR(Told, NeuralModel):
     def maps(
         self, signals: Signals, compute: Compute, stride: int = 1
     ) -> Iterator[tuple[np.ndarray, Tensor]]:
-        # Nothing in it is computed in bf16, so there is nothing to check either.
-        return super().maps(signals, replace(compute, precision="fp32"), stride)
+        return super().maps(signals, _precise(compute), stride)
 
     def _candidates(self, batch: Tensor) -> Tensor:
         maps: Tensor
@@ -340,8 +337,13 @@ class UDR(Told, NeuralModel):
         with torch.no_grad():
             maps, sd, _ = self.network.to(device).eval().estimate(volumes)
         # What a run covers it need not cover in every stretch.
-        own, of_own = (values[0].float().cpu().numpy() * signals.covered for values in (maps, sd))
+        own, of_own = (values[0].cpu().numpy() * signals.covered for values in (maps, sd))
         return own, of_own
+
+
+def _precise(compute: Compute) -> Compute:
+    """In fp32: products over thousands of voxels, and systems of equations."""
+    return replace(compute, precision="fp32")
 
 
 def _prior(runs: Iterable[Signals], group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

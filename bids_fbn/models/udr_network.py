@@ -265,14 +265,11 @@ class UnrolledDualRegression(nn.Module):
         """Maps, courses, and of the last repetition the trust (B, K, V) and noise (B, K, 1)."""
         weights = covered_in(volumes)
         variance = self.spread.square()
-        # Products of thousands of voxels and systems of equations: not in bf16.
-        with torch.autocast(volumes.device.type, enabled=False):
-            volumes = volumes.float()
-            maps = self.group.expand(len(volumes), -1, -1)
-            for log_noise, log_ridge in zip(self.log_noise, self.log_ridge, strict=True):
-                courses = fit_courses(volumes, maps, weights)
-                own, noise = fit_maps(volumes, courses, log_ridge.exp())
-                noise = (noise * log_noise.exp())[:, :, None]
-                trust = variance / (variance + noise)
-                maps = (self.mean + trust * (own - self.mean)) * weights
+        maps = self.group.expand(len(volumes), -1, -1)
+        for log_noise, log_ridge in zip(self.log_noise, self.log_ridge, strict=True):
+            courses = fit_courses(volumes, maps, weights)
+            own, noise = fit_maps(volumes, courses, log_ridge.exp())
+            noise = (noise * log_noise.exp())[:, :, None]
+            trust = variance / (variance + noise)
+            maps = (self.mean + trust * (own - self.mean)) * weights
         return maps, courses, trust, noise
