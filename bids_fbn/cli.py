@@ -209,6 +209,13 @@ def _add_network_options(group: Any) -> None:
         help="IoU of a state, at least (0.3)",
     )
     group.add_argument(
+        "--state-certainty",
+        type=float,
+        metavar="P",
+        help="of models that are told of their networks, whose states are by amplitude: how "
+        "probable it must be that the largest is the largest (0.5)",
+    )
+    group.add_argument(
         "--support",
         type=_support,
         metavar="size-matched|Z",

@@ -50,7 +50,7 @@ NUISANCE_COMPONENTS = (
 
 # Results change when these definitions do; raised by hand whenever a change of the code makes
 # the same options give other numbers, so that old and new results are never mixed.
-RESULTS_VERSION = 5
+RESULTS_VERSION = 6
 
 Label = Annotated[str, Field(pattern=r"^[0-9a-zA-Z+]+$")]
 
@@ -220,6 +220,7 @@ class NetworkOptions(_Section):
 
     templates: str = "smith2009"
     state_threshold: float = Field(0.3, ge=0, le=1)
+    state_certainty: float = Field(0.5, ge=0, le=1)
     support: Literal["size-matched"] | float | None = None
     save_dynamic_maps: bool = False
     save_denoised: bool = False

@@ -230,7 +230,10 @@ def _settings(config: Config) -> dict[str, Any]:
             "Signal": config.signal.model_dump(mode="json"),
             "Models": config.models.model_dump(mode="json", exclude={"model", "weights"}),
             "Weights": sorted(map(file_hash, config.models.weights)),
-            "Networks": {"StateThreshold": config.networks.state_threshold},
+            "Networks": {
+                "StateThreshold": config.networks.state_threshold,
+                "StateCertainty": config.networks.state_certainty,
+            },
             "Nulls": config.nulls.model_dump(mode="json"),
             "Seed": config.compute.random_seed,
             "Precision": config.compute.precision,

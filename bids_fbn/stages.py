@@ -30,13 +30,13 @@ from bids_fbn.bids.outputs import NetworkResults, RunWriter, denoised_image
 from bids_fbn.bids.writing import GENERATED_BY, copy_file
 from bids_fbn.config import Config
 from bids_fbn.errors import RunError
-from bids_fbn.evidence import Method
+from bids_fbn.evidence import Method, state_rule
 from bids_fbn.evidence import weigh as weigh_networks
 from bids_fbn.models.card import grid_facts
 from bids_fbn.networks.dynamics import RunNetworks
 from bids_fbn.networks.maps import SupportRule, find_peaks
 from bids_fbn.networks.overlap import overlap_with_templates
-from bids_fbn.networks.states import assign_states, summarize_states
+from bids_fbn.networks.states import StateRule, summarize_states
 from bids_fbn.networks.templates import TemplateSet, load_templates
 from bids_fbn.signal.clean import CleanedRun, clean_run
 from bids_fbn.signal.grid import Grid
@@ -230,8 +230,10 @@ def analyse(
     np.save(results / _COURSES, method.courses(networks, signals))
     if (effects := model.effects(signals, compute)) is not None:
         np.savez(results / _EFFECTS, maps=effects[0], sd=effects[1], networks=model.networks)
+    stored = {f.name: getattr(networks, f.name) for f in fields(networks)}
     np.savez(
-        results / "networks.npz", **{f.name: getattr(networks, f.name) for f in fields(networks)}
+        results / "networks.npz",
+        **{name: value for name, value in stored.items() if value is not None},
     )
     return {
         "Method": model.name,
@@ -255,8 +257,19 @@ def analyse(
         "TemplateRule": templates.support_rule,
         "Networks": list(templates.networks),
         "SupportRule": str(method.rule),
-        "StateThreshold": config.networks.state_threshold,
+        **_state_facts(networks, method.state_rule),
         "Grid": grid_facts(signals.grid),
+    }
+
+
+def _state_facts(networks: RunNetworks, rule: StateRule) -> dict[str, Any]:
+    if networks.amplitude is None:
+        return {"StateMeasure": "iou", "StateThreshold": rule.threshold}
+    return {
+        "StateMeasure": "amplitude",
+        "StateCertainty": rule.certainty,
+        # From which on a step counts for the map of a network.
+        "StateThreshold": rule.threshold,
     }
 
 
@@ -347,13 +360,13 @@ def interpret(
     templates: TemplateSet,
     parcels: Parcels,
     steps: Steps,
-    state_threshold: float,
+    rule: StateRule,
     courses: np.ndarray,
     evidence: pd.DataFrame,
     courses_by_model: bool = False,
 ) -> NetworkResults:
     """States and places of the networks of a run, with their courses (T_kept, P)."""
-    states = assign_states(networks.iou, state_threshold)
+    states = networks.states(rule)
     return NetworkResults(
         model=model_name,
         networks=networks,
@@ -451,7 +464,7 @@ def write_networks(
         templates,
         parcels,
         steps,
-        config.networks.state_threshold,
+        state_rule(config),
         np.load(results / _COURSES),
         pd.read_csv(evidence, sep="\t"),
         facts["CoursesByModel"],

@@ -117,9 +117,17 @@ def _check_run(layout: Any, decomposition: Path) -> str:
     if window == 1:
         assert (~known.any(axis=1) == left_out[:: facts["Stride"]]).all()
 
-    states = _table(find("states"))["state"]
-    highest = np.nanmax(np.where(known, values, -1), axis=1)
-    assert (states.notna() == (highest >= facts["StateThreshold"])).all()
+    table = _table(find("states"))
+    states = table["state"]
+    if facts["StateMeasure"] == "iou":
+        highest = np.nanmax(np.where(known, values, -1), axis=1)
+        assert (states.notna() == (highest >= facts["StateThreshold"])).all()
+    else:
+        amplitude = _table(find("amplitude"))[networks]
+        assert (amplitude.notna().any(axis=1) == known.any(axis=1)).all()
+        certain = table["certainty"] >= facts["StateCertainty"]
+        assert (states.notna() == certain).all()
+        assert (states[certain] == amplitude[certain].idxmax(axis=1)).all()
     counts = _table(find("transition_count"))
     probabilities = _table(find("transition_probability"))
     rows = probabilities[networks].sum(axis=1)

@@ -17,6 +17,7 @@ from bids_fbn.config import Config, ModelOptions
 from bids_fbn.evaluation.assess import fitted
 from bids_fbn.evidence import Method, dynamic_evidence, half_evidence, search_evidence
 from bids_fbn.networks.maps import SupportRule
+from bids_fbn.networks.states import StateRule
 from bids_fbn.networks.templates import TemplateSet
 from bids_fbn.nulls.pvalues import network_p
 from bids_fbn.signal.grid import Grid
@@ -59,7 +60,7 @@ def method_of(name: str, run: Signals, templates: TemplateSet, **options: Any) -
 
     model = create().fit([run], CPU, 0)
     rule = SupportRule(either_sign=not model.networks)
-    return Method(model, create, model.fits_anew, CPU, templates, rule, 0.3, 1, 6, 0)
+    return Method(model, create, model.fits_anew, CPU, templates, rule, StateRule(), 1, 6, 0)
 
 
 def noise(grid: Grid, n_volumes: int = 60, seed: int = 0) -> Signals:
@@ -104,7 +105,9 @@ def test_untrained_networks_are_held_against_noise_that_they_have_seen_too(
 ) -> None:
     run = run_of(ball_grid, 30)
     model = small("stca", ball_grid)
-    method = Method(model, lambda: model, False, CPU, templates, SupportRule(), 0.3, 1, 4, 0)
+    method = Method(
+        model, lambda: model, False, CPU, templates, SupportRule(), StateRule(), 1, 4, 0
+    )
     found = table(search_evidence(method, run, 3, 50))
     assert list(found["n_surrogates"]) == [50, 50, 3, 3]
     assert np.isfinite(found["null_mean"]).all()
@@ -268,4 +271,7 @@ def test_where_windows_do_not_overlap_a_number_stands_once(
         networks, _ = method.networks(method.model, run)
         rows = dynamic_evidence(method, run, networks, 1, "phase")
         measures[name] = {row["measure"] for row in rows}
-    assert measures["dualregression"] - measures["untrained-scaae"] == {"iou_window_apart"}
+    assert measures["dualregression"] - measures["untrained-scaae"] == {
+        "iou_window_apart",
+        "amplitude_variation",
+    }

@@ -419,6 +419,10 @@ def test_the_stream_gives_what_the_definitions_say(
     assert (having == min(4, n_candidates)).all()
 
 
+def _measured(networks: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in networks.items() if value is not None}
+
+
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("n_candidates", [2, 7])
 def test_tensors_on_any_device_and_batches_of_any_size_give_the_same(
@@ -429,7 +433,8 @@ def test_tensors_on_any_device_and_batches_of_any_size_give_the_same(
     def found(size: int, tensors: bool) -> dict[str, Any]:
         dynamic = np.zeros((4, len(rest[0]), 240), dtype=np.float32)
         stream_of = batches(candidates, size, tensors)
-        return {**vars(find_networks(stream_of, *rest, rule, 0.3, dynamic)), "dynamic": dynamic}
+        networks = vars(find_networks(stream_of, *rest, rule, 0.3, dynamic))
+        return {**_measured(networks), "dynamic": dynamic}
 
     expected = found(1, False)
     for size, tensors in ((5, False), (5, True), (100, True)):
@@ -447,7 +452,7 @@ def test_a_gpu_gives_what_the_processor_gives(rule: SupportRule) -> None:
     candidates, *rest = stream(0, 7, 4, [11], 1.5)
     expected = find_networks(batches(candidates, 5), *rest, rule)
     on_gpu = ((steps, maps.cuda()) for steps, maps in batches(candidates, 5, tensors=True))
-    for name, values in vars(find_networks(on_gpu, *rest, rule)).items():
+    for name, values in _measured(vars(find_networks(on_gpu, *rest, rule))).items():
         np.testing.assert_allclose(values, getattr(expected, name), atol=1e-5, err_msg=name)
 
 

@@ -547,7 +547,7 @@ def test_gaps_and_visits_follow_the_tables(study: Study) -> None:
     states = results.states.data["state"]
     # Every step is in one stretch, and visits are those of the metrics table.
     assert sum(v.steps for v in (*overlap.visits, *overlap.missing)) == len(states)
-    assert sum(v.steps for v in overlap.missing) == np.isnan(overlap.iou[:, 0]).sum() > 0
+    assert sum(v.steps for v in overlap.missing) == np.isnan(overlap.presence[:, 0]).sum() > 0
     counted = results.state_metrics.data.set_index("state")["visits"]
     for p, name in enumerate(NETWORKS):
         assert sum(v.state == p for v in overlap.visits) == counted[name]

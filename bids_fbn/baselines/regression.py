@@ -10,6 +10,7 @@ from torch import Tensor
 from bids_fbn.baselines.base import Baseline, BaselineRecipe
 from bids_fbn.models.compute import Compute
 from bids_fbn.models.told import Told
+from bids_fbn.networks.amplitude import window_amplitudes
 from bids_fbn.networks.maps import zscore_maps
 from bids_fbn.signal.signals import Signals
 
@@ -88,3 +89,6 @@ class DualRegression(Told, Baseline):
             np.asarray(signals.data)[:, covered], self.learned["maps"][:, covered]
         )
         return np.asarray(zscore_maps(courses.T).T)
+
+    def amplitudes(self, signals: Signals, stride: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        return window_amplitudes(signals, self.learned["maps"], self.steps(signals, stride))

@@ -107,6 +107,10 @@ SURE_OUTPUTS: Mapping[str, Name] = {
     "effect": Name("components", "{model}", _IMAGE, on_grid=True, stat="effect"),
     "effect_sd": Name("components", "{model}", _IMAGE, on_grid=True, stat="sd"),
 }
+# Of models whose states are by amplitude.
+AMPLITUDE_OUTPUTS: Mapping[str, Name] = {
+    "amplitude": Name("timeseries", "{model}", stat="amplitude"),
+}
 # On request.
 OPTIONAL_OUTPUTS: Mapping[str, Name] = {
     "dynamic_components": Name(
@@ -117,6 +121,7 @@ OPTIONAL_OUTPUTS: Mapping[str, Name] = {
 OUTPUTS: Mapping[str, Name] = {
     **SIGNAL_OUTPUTS,
     **SURE_OUTPUTS,
+    **AMPLITUDE_OUTPUTS,
     **MODEL_OUTPUTS,
     **OPTIONAL_OUTPUTS,
 }

@@ -17,7 +17,14 @@ import pandas as pd
 from bids_fbn.bids.boldrun import BoldRun
 from bids_fbn.bids.columns import EVIDENCE, METRICS, ONSET, OUTLIERS, STATE_METRICS
 from bids_fbn.bids.naming import output_path, resolution_label
-from bids_fbn.bids.writing import Columns, write_image, write_json, write_table, write_text
+from bids_fbn.bids.writing import (
+    Columns,
+    sidecar_path,
+    write_image,
+    write_json,
+    write_table,
+    write_text,
+)
 from bids_fbn.networks.dynamics import RunNetworks, mean_over_steps
 from bids_fbn.networks.maps import Peak, label_voxels
 from bids_fbn.networks.states import NO_STATE, StateSummary
@@ -210,7 +217,8 @@ class RunWriter:
         self._write_maps(results, rule)
         self._write_courses(results, kept, n_volumes)
         self._write_overlaps(results, rule)
-        self._write_states(results, facts["StateThreshold"])
+        self._write_amplitudes(results)
+        self._write_states(results, facts)
         self._write_metrics(results, rule)
         self._write_evidence(results)
         write_json(
@@ -324,32 +332,80 @@ class RunWriter:
                 ),
             )
 
-    def _write_states(self, results: NetworkResults, threshold: float) -> None:
+    def _write_amplitudes(self, results: NetworkResults) -> None:
+        amplitude, sd = results.networks.amplitude, results.networks.amplitude_sd
+        path = self.path("amplitude", results.model)
+        if amplitude is None or sd is None:
+            # Of the same model as it was asked for before.
+            for stale in (path, sidecar_path(path)):
+                stale.unlink(missing_ok=True)
+            return
+        table = pd.DataFrame(amplitude, columns=self._networks)
+        table.insert(0, "onset", results.steps.onset)
+        text = (
+            "Amplitude of the network: standard deviation of its course (least squares of the "
+            "volumes on the group maps) over the window, by that over the run"
+        )
+        write_table(
+            path,
+            table,
+            {
+                "onset": ONSET,
+                **{name: {"Description": text, "Units": "arbitrary"} for name in self._networks},
+            },
+            self._facts(
+                f"{text}; a row for each time step, n/a where the step has no window",
+                StandardDeviationOfError={
+                    name: round(float(value), 4)
+                    for name, value in zip(self._networks, sd, strict=True)
+                    if np.isfinite(value)
+                },
+                **self._timing(results.steps),
+            ),
+        )
+
+    def _write_states(self, results: NetworkResults, facts: Mapping[str, Any]) -> None:
         names, summary, model = self._networks, results.summary, results.model
-        timing = self._timing(results.steps)
+        how = {
+            key: facts[key]
+            for key in ("StateMeasure", "StateThreshold", "StateCertainty")
+            if key in facts
+        }
+        timing = {**how, **self._timing(results.steps)}
         highest = np.full(len(results.states), np.nan)
         valid = results.steps.valid
         highest[valid] = results.networks.iou[valid].max(axis=1)
         state_names = [names[state] if state != NO_STATE else np.nan for state in results.states]
+        table = pd.DataFrame(
+            {
+                "onset": results.steps.onset,
+                "state": pd.array(state_names, dtype=object),
+                "iou": highest,
+            }
+        )
+        of_state = "Network with the highest IoU, n/a where that is below the threshold"
+        columns: dict[str, Mapping[str, Any]] = {
+            "onset": ONSET,
+            "iou": {"Description": "Highest IoU over the networks", "Units": "arbitrary"},
+        }
+        if (certainty := results.networks.certainty) is not None:
+            table["certainty"] = certainty
+            of_state = (
+                "Network with the largest amplitude, n/a where that is less certain than asked"
+            )
+            columns["certainty"] = {
+                "Description": "Probability that the network with the largest amplitude truly "
+                "has it, by the error of the amplitudes"
+            }
+        columns["state"] = {
+            "Description": f"{of_state}, or the step has no window",
+            "Levels": {name: f"network {name}" for name in names},
+        }
         write_table(
             self.path("states", model),
-            pd.DataFrame(
-                {
-                    "onset": results.steps.onset,
-                    "state": pd.array(state_names, dtype=object),
-                    "iou": highest,
-                }
-            ),
-            {
-                "onset": ONSET,
-                "state": {
-                    "Description": "Network with the highest IoU, n/a where that is below the "
-                    "threshold or the step has no window",
-                    "Levels": {name: f"network {name}" for name in names},
-                },
-                "iou": {"Description": "Highest IoU over the networks", "Units": "arbitrary"},
-            },
-            self._facts("State of each time step", StateThreshold=threshold, **timing),
+            table,
+            columns,
+            self._facts("State of each time step", **timing),
         )
         for kind, matrix, text in (
             ("transition_count", summary.counts, "Number of transitions"),
@@ -372,14 +428,13 @@ class RunWriter:
                     f"{text} from the state of the row to that of the column, between consecutive "
                     "time steps that both have a state; the diagonal is staying",
                     Directed=True,
-                    StateThreshold=threshold,
                     **timing,
                 ),
             )
-        self._write_state_metrics(summary, model, threshold, timing)
+        self._write_state_metrics(summary, model, timing)
 
     def _write_state_metrics(
-        self, summary: StateSummary, model: str, threshold: float, timing: Mapping[str, Any]
+        self, summary: StateSummary, model: str, timing: Mapping[str, Any]
     ) -> None:
         table = pd.DataFrame(
             {
@@ -404,7 +459,6 @@ class RunWriter:
             self._facts(
                 "How the run spends its time in states; what belongs to no single state stands in "
                 "the row `all`",
-                StateThreshold=threshold,
                 **timing,
             ),
         )

@@ -14,7 +14,6 @@ from bids_fbn.evidence import Method, weigh
 from bids_fbn.models.base import Model
 from bids_fbn.models.compute import Compute
 from bids_fbn.networks.dynamics import RunNetworks
-from bids_fbn.networks.states import assign_states
 from bids_fbn.networks.templates import TemplateSet
 from bids_fbn.signal.signals import Signals
 from bids_fbn.signal.windows import Steps
@@ -127,7 +126,7 @@ def assess(
         networks,
         steps,
         courses,
-        assign_states(networks.iou, config.networks.state_threshold),
+        networks.states(method.state_rule),
         found,
         seconds,
     )

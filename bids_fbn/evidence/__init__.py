@@ -21,7 +21,7 @@ import pandas as pd
 
 from bids_fbn.evidence.change import dynamic_evidence, dynamic_measures
 from bids_fbn.evidence.halves import HalfEvidence, half_evidence
-from bids_fbn.evidence.method import Method, support_rule
+from bids_fbn.evidence.method import Method, state_rule, support_rule
 from bids_fbn.evidence.search import search_evidence
 from bids_fbn.evidence.table import ALL, COLUMNS
 from bids_fbn.evidence.task import task_evidence
@@ -42,6 +42,7 @@ __all__ = [
     "dynamic_measures",
     "half_evidence",
     "search_evidence",
+    "state_rule",
     "support_rule",
     "task_evidence",
     "weigh",

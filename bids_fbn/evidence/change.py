@@ -12,7 +12,7 @@ from bids_fbn.evidence.method import Method
 from bids_fbn.evidence.surrogates import over_surrogates
 from bids_fbn.evidence.table import ALL, null_values, row
 from bids_fbn.networks.dynamics import RunNetworks, mean_over_steps
-from bids_fbn.networks.states import NO_STATE, assign_states, summarize_states
+from bids_fbn.networks.states import NO_STATE, StateRule, summarize_states
 from bids_fbn.nulls.pvalues import corrected_p, p_of
 from bids_fbn.nulls.series import surrogate_runs
 from bids_fbn.signal.signals import Signals
@@ -22,10 +22,10 @@ __all__ = ["dynamic_evidence", "dynamic_measures"]
 
 
 def dynamic_measures(
-    networks: RunNetworks, steps: Steps, threshold: float, names: Sequence[str]
+    networks: RunNetworks, steps: Steps, rule: StateRule, names: Sequence[str]
 ) -> dict[tuple[str, str], float]:
     """All that is said of change over time, as (measure, network or ``all``) → value."""
-    states = assign_states(networks.iou, threshold)
+    states = networks.states(rule)
     summary = summarize_states(states, steps.valid, len(names), steps.seconds)
     visits = summary.visits.sum()
     time = float((states != NO_STATE).sum()) * steps.seconds
@@ -34,6 +34,8 @@ def dynamic_measures(
     if steps.window_apart > 1:
         series["iou_window_apart"] = mean_over_steps(networks.iou_window_apart)
     series["iou_variation"] = _spread_over_time(networks.iou)
+    if networks.amplitude is not None:
+        series["amplitude_variation"] = _spread_over_time(networks.amplitude)
     whole = {
         **{measure: _mean(values) for measure, values in series.items()},
         "switching_rate": summary.switching_rate,
@@ -93,11 +95,11 @@ def dynamic_evidence(
     steps = method.model.steps(signals, method.stride)
     if len(steps) < 2:
         return []
-    observed = dynamic_measures(networks, steps, method.state_threshold, names)
+    observed = dynamic_measures(networks, steps, method.state_rule, names)
 
     def measured(surrogate: Signals) -> list[float]:
         found, steps = method.networks(method.on(surrogate), surrogate)
-        return list(dynamic_measures(found, steps, method.state_threshold, names).values())
+        return list(dynamic_measures(found, steps, method.state_rule, names).values())
 
     null = over_surrogates(
         surrogate_runs(signals, kind, n_surrogates, method.seed),

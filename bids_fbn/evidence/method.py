@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -13,6 +13,7 @@ from bids_fbn.networks.arrays import Array, as_numpy
 from bids_fbn.networks.budget import POOL_LIMIT, collect_pool, rank_maps
 from bids_fbn.networks.dynamics import RunNetworks, find_networks, network_courses
 from bids_fbn.networks.maps import SupportRule, zscore_maps
+from bids_fbn.networks.states import StateRule
 
 if TYPE_CHECKING:
     from bids_fbn.config import Config
@@ -22,7 +23,13 @@ if TYPE_CHECKING:
     from bids_fbn.signal.signals import Signals
     from bids_fbn.signal.windows import Steps
 
-__all__ = ["Method", "support_rule"]
+__all__ = ["Method", "state_rule", "support_rule"]
+
+
+def state_rule(config: Config) -> StateRule:
+    """When a step has a state, as the configuration says."""
+    options = config.networks
+    return StateRule(options.state_threshold, options.state_certainty)
 
 
 def support_rule(config: Config, model: Model) -> SupportRule:
@@ -55,7 +62,7 @@ class Method:
     compute : Compute
     templates : TemplateSet
     rule : SupportRule
-    state_threshold : float
+    state_rule : StateRule
     stride : int
     budget : int
         Maps in an equal budget.
@@ -68,7 +75,7 @@ class Method:
     compute: Compute
     templates: TemplateSet
     rule: SupportRule
-    state_threshold: float
+    state_rule: StateRule
     stride: int
     budget: int
     seed: int
@@ -107,7 +114,7 @@ class Method:
             compute=compute,
             templates=templates,
             rule=support_rule(config, model),
-            state_threshold=config.networks.state_threshold,
+            state_rule=state_rule(config),
             stride=config.models.stride,
             budget=config.nulls.budget,
             seed=config.compute.random_seed,
@@ -130,9 +137,16 @@ class Method:
             self.templates,
             signals.covered,
             self.rule,
-            self.state_threshold,
+            self.state_rule.threshold,
             dynamic,
         )
+        if (measured := model.amplitudes(signals, self.stride)) is not None:
+            amplitude, sd = measured
+            found = replace(
+                found,
+                amplitude=self._by_template(amplitude),
+                amplitude_sd=self._by_template(sd[None])[0],
+            )
         return found, steps
 
     def courses(self, networks: RunNetworks, signals: Signals) -> np.ndarray:
@@ -144,7 +158,12 @@ class Method:
         own = self.model.courses(signals, self.compute)
         if own is None:
             return network_courses(networks.maps, np.asarray(signals.data), signals.covered)
-        of_model = pd.DataFrame(own, columns=list(self.model.networks))
+        return self._by_template(own)
+
+    def _by_template(self, values: np.ndarray) -> np.ndarray:
+        """Columns (N, K) of the model's networks as those of the templates, (N, P); NaN for
+        networks that it has not learned."""
+        of_model = pd.DataFrame(values, columns=list(self.model.networks))
         return of_model.reindex(columns=list(self.templates.networks)).to_numpy()
 
     def budget_maps(self, model: Model, signals: Signals) -> np.ndarray:

@@ -34,7 +34,7 @@ def task_evidence(
     seed: int,
     n_surrogates: int = 2000,
 ) -> list[dict[str, Any]]:
-    """Courses of the networks, and their IoU over time, beside each condition of the task.
+    """Courses of the networks, and their IoU and amplitude over time, beside the task.
 
     Parameters
     ----------
@@ -56,6 +56,8 @@ def task_evidence(
         "course": (courses, frame_times[signals.kept], 0.0),
         "iou": (networks.iou, steps.onset, steps.window * seconds),
     }
+    if networks.amplitude is not None:
+        series["amplitude"] = (networks.amplitude, steps.onset, steps.window * seconds)
     rows = []
     for measure, (values, onset, window) in series.items():
         # A model that has learned some of the networks has no courses of the others.

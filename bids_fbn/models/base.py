@@ -207,6 +207,21 @@ class Model(ABC):
         """
         return None
 
+    def amplitudes(
+        self, signals: Signals, stride: int = 1
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """How strongly each of ``networks`` fluctuates in each window.
+
+        None for a model whose networks are present by how much they overlap with their templates.
+
+        Returns
+        -------
+        amplitude : ndarray (S, K)
+        sd : ndarray (K,)
+            See :func:`bids_fbn.networks.amplitude.window_amplitudes`.
+        """
+        return None
+
     # --- weights
 
     @abstractmethod

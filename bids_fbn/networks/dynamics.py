@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bids_fbn.networks.amplitude import certainty_of_largest
 from bids_fbn.networks.arrays import Array, as_numpy, device_of, native, on_device, processors
 from bids_fbn.networks.maps import SupportRule, zscore_maps
 from bids_fbn.networks.overlap import Match, Matcher, assign_one_to_one, support_iou
+from bids_fbn.networks.states import StateRule, assign_states, largest_where_certain
 from bids_fbn.networks.templates import TemplateSet
 from bids_fbn.signal.windows import Steps
 
@@ -51,6 +53,12 @@ class RunNetworks:
         Highest IoU over all candidates of all steps, as published: a search, not an estimate.
     n_candidates : int
         Candidates that this search looked at.
+    amplitude : ndarray (S, P), optional
+        By a method that is told of its networks, see
+        :func:`~bids_fbn.networks.amplitude.window_amplitudes`; NaN without a window, and of a
+        network that it has not.
+    amplitude_sd : ndarray (P,), optional
+        Of the error of the amplitudes.
     """
 
     maps: np.ndarray
@@ -63,6 +71,22 @@ class RunNetworks:
     iou_window_apart: np.ndarray
     best_of_all: np.ndarray
     n_candidates: int
+    amplitude: np.ndarray | None = None
+    amplitude_sd: np.ndarray | None = None
+
+    @property
+    def certainty(self) -> np.ndarray | None:
+        """That the network with the largest amplitude truly has it, (S,); None without any."""
+        if self.amplitude is None or self.amplitude_sd is None:
+            return None
+        return certainty_of_largest(self.amplitude, self.amplitude_sd)
+
+    def states(self, rule: StateRule) -> np.ndarray:
+        """State of each step, (S,) of int: by amplitude where there is one, else by IoU."""
+        certainty = self.certainty
+        if self.amplitude is None or certainty is None:
+            return assign_states(self.iou, rule.threshold)
+        return largest_where_certain(self.amplitude, certainty, rule.certainty)
 
     @property
     def weak(self) -> np.ndarray:

@@ -1,8 +1,10 @@
 """States and transitions.
 
 The state of a time step is the template whose overlap with the candidate maps of that step is the
-highest (Liu et al., SCAAE, section 4.4). Steps that have no state, because no overlap reaches
-the threshold or because there is no window, break the chain of transitions.
+highest (Liu et al., SCAAE, section 4.4), or, by a method that is told of its networks, the network
+with the largest amplitude. Steps that have no state, because no overlap reaches the threshold,
+because it is not certain which network is the largest, or because there is no window, break the
+chain of transitions.
 """
 
 from __future__ import annotations
@@ -11,9 +13,34 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["NO_STATE", "StateSummary", "assign_states", "summarize_states", "transition_counts"]
+__all__ = [
+    "NO_STATE",
+    "StateRule",
+    "StateSummary",
+    "assign_states",
+    "largest_where_certain",
+    "summarize_states",
+    "transition_counts",
+]
 
 NO_STATE = -1
+
+
+@dataclass(frozen=True)
+class StateRule:
+    """When a step has a state.
+
+    Parameters
+    ----------
+    threshold : float
+        IoU from which on it has one.
+    certainty : float
+        The same for the probability that the network with the largest amplitude truly has it,
+        where states are by amplitude.
+    """
+
+    threshold: float = 0.3
+    certainty: float = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +106,30 @@ def assign_states(iou: np.ndarray, threshold: float = 0.3) -> np.ndarray:
         return np.full(len(iou), NO_STATE)
     states = known.argmax(axis=1)
     return np.where(known.max(axis=1) >= threshold, states, NO_STATE)
+
+
+def largest_where_certain(
+    amplitude: np.ndarray, certainty: np.ndarray, least: float
+) -> np.ndarray:
+    """State of each step by amplitude.
+
+    Parameters
+    ----------
+    amplitude : ndarray (S, P)
+        NaN in steps without a window.
+    certainty : ndarray (S,)
+        From :func:`~bids_fbn.networks.amplitude.certainty_of_largest`.
+    least : float
+        Certainty from which on there is a state.
+
+    Returns
+    -------
+    ndarray (S,) of int
+        0 to P − 1, or ``NO_STATE``.
+    """
+    # 0 is below any amplitude but that of a course that stands still.
+    largest = assign_states(amplitude, 0.0)
+    return np.where(np.nan_to_num(certainty, nan=-1.0) >= least, largest, NO_STATE)
 
 
 def transition_counts(states: np.ndarray, n_states: int) -> np.ndarray:

@@ -32,6 +32,7 @@ _MEASURES: Mapping[str, tuple[str, int]] = {
     "iou_previous": ("IoU with the step before", 3),
     "iou_window_apart": ("IoU with a window apart", 3),
     "iou_variation": ("variation of IoU over time", 3),
+    "amplitude_variation": ("variation of amplitude over time", 3),
     "switching_rate": ("changes of state per minute", 2),
     "dwell_mean": ("mean dwell, s", 1),
     "occupancy_entropy": ("entropy of occupancy, bit", 2),
@@ -39,10 +40,11 @@ _MEASURES: Mapping[str, tuple[str, int]] = {
     "states_visited": ("states visited", 0),
     "without_state": ("share of steps without a state", 3),
 }
-_OF_NETWORKS = ("iou_previous", "iou_window_apart", "iou_variation")
+_OF_NETWORKS = ("iou_previous", "iou_window_apart", "iou_variation", "amplitude_variation")
 _SERIES = {
     "r_course": "Course and expected response",
     "r_iou": "IoU over time and expected response",
+    "r_amplitude": "Amplitude over time and expected response",
 }
 _NULLS: Mapping[str, str] = {
     "fields": "{} sets of random maps as smooth as the candidates",
@@ -292,9 +294,13 @@ def _standardised(values: np.ndarray) -> np.ndarray:
 
 
 def _change_of_networks(evidence: Evidence) -> dict[str, Any]:
-    measures = [m for m in _OF_NETWORKS if evidence.window != 1 or m != "iou_previous"]
-    columns = {m: evidence.of_networks(m, "dynamics") for m in measures}
-    verdicts = {m: verdicts_of(rows) for m, rows in columns.items()}
+    columns = {m: evidence.of_networks(m, "dynamics") for m in _OF_NETWORKS}
+    measures = [
+        m
+        for m, rows in columns.items()
+        if rows["observed"].notna().any() and (evidence.window != 1 or m != "iou_previous")
+    ]
+    verdicts = {m: verdicts_of(columns[m]) for m in measures}
     return {
         "headings": [_MEASURES[m][0] for m in measures],
         "any": any("stands" in of_measure for of_measure in verdicts.values()),

@@ -23,6 +23,7 @@ _NO_STATE = "#e9ecf1"
 _CENSORED = "#c0392b"
 # Rows of a chart of courses lie this many standard deviations apart.
 ROW_HEIGHT = 4.0
+AXIS_TITLES = {"IoU": "IoU with the template", "amplitude": "amplitude (1: as over the run)"}
 
 
 def _axis(title: str, **more: Any) -> Chart:
@@ -51,7 +52,7 @@ def _layout(height: int, **more: Any) -> Chart:
 
 
 def overlap_chart(overlap: Overlap, unit: str = "window") -> Chart:
-    """IoU over time above the ribbon of states, on one time axis.
+    """IoU or amplitude over time above the ribbon of states, on one time axis.
 
     A network's line and its stretches in the ribbon are one group: the legend shows and hides
     both.
@@ -62,7 +63,7 @@ def overlap_chart(overlap: Overlap, unit: str = "window") -> Chart:
     unit : str
         What a time step is, for the labels.
     """
-    traces: list[Chart] = [_iou_trace(overlap, p) for p in range(len(overlap.networks))]
+    traces: list[Chart] = [_trace(overlap, p) for p in range(len(overlap.networks))]
     by_state: dict[int | None, list[Visit]] = {}
     for visit in overlap.visits:
         by_state.setdefault(visit.state, []).append(visit)
@@ -87,7 +88,9 @@ def overlap_chart(overlap: Overlap, unit: str = "window") -> Chart:
             margin={"l": 64, "r": 12, "t": 36, "b": 44},
             xaxis=_axis("", anchor="y", matches="x2", showticklabels=False, range=_span(overlap)),
             xaxis2=_axis("seconds from the start of the run", anchor="y2", range=_span(overlap)),
-            yaxis=_axis("IoU with the template", domain=[0.24, 1.0], range=_iou_range(overlap)),
+            yaxis=_axis(
+                AXIS_TITLES[overlap.measure], domain=[0.24, 1.0], range=_presence_range(overlap)
+            ),
             yaxis2=_axis(
                 "state",
                 domain=[0.0, 0.16],
@@ -100,7 +103,7 @@ def overlap_chart(overlap: Overlap, unit: str = "window") -> Chart:
             barmode="overlay",
             bargap=0,
             legend={"itemsizing": "constant", "font": {"size": 11}, "tracegroupgap": 0},
-            shapes=[_threshold_line(overlap.threshold)],
+            shapes=[] if overlap.threshold is None else [_threshold_line(overlap.threshold)],
             annotations=_notes(overlap),
         ),
     }
@@ -113,13 +116,15 @@ def _span(overlap: Overlap) -> list[float]:
     return [float(overlap.onset[0]) - half, float(overlap.onset[-1]) + half]
 
 
-def _iou_range(overlap: Overlap) -> list[float]:
-    known = overlap.iou[np.isfinite(overlap.iou)]
+def _presence_range(overlap: Overlap) -> list[float]:
+    known = overlap.presence[np.isfinite(overlap.presence)]
     highest = float(known.max()) if known.size else 0.0
+    if overlap.threshold is None:
+        return [0.0, 1.1 * max(highest, 1.0)]
     return [0.0, min(1.02, 1.1 * max(highest, overlap.threshold, 0.05))]
 
 
-def _iou_trace(overlap: Overlap, p: int) -> Chart:
+def _trace(overlap: Overlap, p: int) -> Chart:
     name, weak = overlap.networks[p], bool(overlap.weak[p])
     return {
         "type": "scattergl" if len(overlap.onset) * len(overlap.networks) > 50_000 else "scatter",
@@ -127,14 +132,14 @@ def _iou_trace(overlap: Overlap, p: int) -> Chart:
         "name": f"{name} (weak)" if weak else name,
         "legendgroup": name,
         "x": overlap.onset,
-        "y": overlap.iou[:, p],
+        "y": overlap.presence[:, p],
         "xaxis": "x",
         "yaxis": "y",
         # A step without a window is a gap, not a line across it.
         "connectgaps": False,
         "line": {"color": network_colour(p), "width": 1 if weak else 2, "dash": dash_of(p)},
         "opacity": 0.45 if weak else 1.0,
-        "hovertemplate": f"{name}<br>%{{x:.1f}} s, IoU %{{y:.3f}}<extra></extra>",
+        "hovertemplate": f"{name}<br>%{{x:.1f}} s, {overlap.measure} %{{y:.3f}}<extra></extra>",
         "meta": {"weak": weak},
     }
 
@@ -177,24 +182,25 @@ def _note(text: str, **where: Any) -> Chart:
 
 
 def _notes(overlap: Overlap) -> list[Chart]:
-    notes = [
-        _note(
-            f"state threshold {overlap.threshold:g}",
-            xref="paper",
-            x=1,
-            xanchor="right",
-            yref="y",
-            y=overlap.threshold,
-            yanchor="bottom",
-            bgcolor="rgba(255,255,255,0.8)",
+    notes = []
+    if overlap.threshold is not None:
+        notes.append(
+            _note(
+                f"state threshold {overlap.threshold:g}",
+                xref="paper",
+                x=1,
+                xanchor="right",
+                yref="y",
+                y=overlap.threshold,
+                yanchor="bottom",
+                bgcolor="rgba(255,255,255,0.8)",
+            )
         )
-    ]
     middle = {"xref": "paper", "x": 0.5, "yref": "paper"}
-    if not np.isfinite(overlap.iou).any():
+    if not np.isfinite(overlap.presence).any():
         notes.append(_note("no step of this run has a value", **middle, y=0.6))
     elif not overlap.states_seen:
-        text = f"no time step reached the threshold {overlap.threshold:g}"
-        notes.append(_note(text, **middle, y=0.08))
+        notes.append(_note(overlap.no_state, **middle, y=0.08))
     return notes
 
 

@@ -217,6 +217,20 @@ def _threshold(config: Config, done: Sequence[Mapping[str, Any]]) -> float:
     return float(config.networks.state_threshold if value is None else value)
 
 
+def _by_amplitude(done: Sequence[Mapping[str, Any]]) -> str:
+    told = [facts for facts in done if facts.get("StateCertainty") is not None]
+    if not told:
+        return ""
+    names = " and ".join(dict.fromkeys(str(facts["Method"]) for facts in told))
+    return (
+        f"Of {names}, which are told of their networks, it is the network with the largest "
+        "amplitude [@Nickerson2017]: the standard deviation of its course over the window, by "
+        "that over the run; where the probability that it is the largest is at least "
+        f"{float(told[0]['StateCertainty']):g}, by what courses from two halves of the voxels "
+        "differ by, else none. "
+    )
+
+
 def _states(config: Config, done: Sequence[Mapping[str, Any]]) -> str:
     if done and all(facts.get("Window") is None for facts in done):
         return (
@@ -225,7 +239,8 @@ def _states(config: Config, done: Sequence[Mapping[str, Any]]) -> str:
         )
     return (
         "The state of a time step is the network with the highest IoU, where that is at least "
-        f"{_threshold(config, done):g}, else none [@Liu2022scaae]. Transitions are counted "
+        f"{_threshold(config, done):g}, else none [@Liu2022scaae]. {_by_amplitude(done)}"
+        "Transitions are counted "
         "between consecutive steps that both have a state. Fractional occupancy is the share of "
         "steps with a state; a visit is an unbroken stretch in one state, and its length is the "
         "dwell time; the switching rate counts changes of state per minute of steps with a state; "

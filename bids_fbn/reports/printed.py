@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from bids_fbn.reports.interactive import ROW_HEIGHT
+from bids_fbn.reports.interactive import AXIS_TITLES, ROW_HEIGHT
 from bids_fbn.reports.palette import dash_of, network_colour
 from bids_fbn.reports.raster import encode_png
 from bids_fbn.reports.series import Courses, Motion, Overlap
@@ -28,22 +28,23 @@ def _png(figure: Figure) -> bytes:
 
 
 def overlap_picture(overlap: Overlap) -> bytes:
-    """IoU over time above the ribbon of states; PNG."""
+    """IoU or amplitude over time above the ribbon of states; PNG."""
     figure = Figure(figsize=(_WIDTH_INCHES, 4.3), layout="constrained")
     above, ribbon = figure.subplots(2, 1, sharex=True, height_ratios=[6, 1])
     for p, name in enumerate(overlap.networks):
         weak = bool(overlap.weak[p])
         above.plot(
             overlap.onset,
-            overlap.iou[:, p],
+            overlap.presence[:, p],
             color=network_colour(p),
             linestyle=_LINE_STYLES[dash_of(p)],
             linewidth=0.7 if weak else 1.5,
             alpha=0.45 if weak else 1.0,
             label=f"{name} (weak)" if weak else name,
         )
-    above.axhline(overlap.threshold, color="#444c5c", linewidth=0.8, linestyle="--")
-    above.set_ylabel("IoU with the template")
+    if overlap.threshold is not None:
+        above.axhline(overlap.threshold, color="#444c5c", linewidth=0.8, linestyle="--")
+    above.set_ylabel(AXIS_TITLES[overlap.measure])
     above.set_ylim(0)
     for visit in overlap.visits:
         colour = "#e9ecf1" if visit.state is None else network_colour(visit.state)
@@ -54,7 +55,7 @@ def overlap_picture(overlap: Overlap) -> bytes:
         ribbon.text(
             0.5,
             0.5,
-            f"no time step reached the threshold {overlap.threshold:g}",
+            overlap.no_state,
             ha="center",
             va="center",
             transform=ribbon.transAxes,

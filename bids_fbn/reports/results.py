@@ -101,8 +101,21 @@ class ModelResults:
 
     @property
     def threshold(self) -> float:
-        """IoU from which on a step has a state."""
+        """IoU from which on a network is present, and a step has a state where that is by IoU."""
         return float(self.facts["StateThreshold"])
+
+    @property
+    def certainty(self) -> float | None:
+        """From which on a step has a state by amplitude; None where states are by IoU."""
+        value = self.facts.get("StateCertainty")
+        return None if value is None else float(value)
+
+    @property
+    def state_rule(self) -> str:
+        """When a step has a state, in a few words."""
+        if self.certainty is None:
+            return f"IoU ≥ {self.threshold:g}"
+        return f"largest amplitude, certain by ≥ {self.certainty:g}"
 
     def path(self, kind: str) -> Path:
         """Absolute path of an output."""
@@ -133,9 +146,9 @@ class ModelResults:
         return self.table("state_metrics")
 
     @cached_property
-    def iou(self) -> Table:
-        """IoU with each template, S rows."""
-        return self.table("iou")
+    def presence(self) -> Table:
+        """What states are by: IoU with each template, or amplitude; S rows."""
+        return self.table("iou" if self.certainty is None else "amplitude")
 
     @cached_property
     def states(self) -> Table:

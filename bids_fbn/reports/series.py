@@ -32,7 +32,7 @@ class Visit:
 
 @dataclass(frozen=True, eq=False)
 class Overlap:
-    """IoU and states over time; P networks, S steps.
+    """IoU or amplitude, and states, over time; P networks, S steps.
 
     Parameters
     ----------
@@ -40,23 +40,30 @@ class Overlap:
     weak : ndarray (P,) of bool
     onset : ndarray (S,)
         s.
-    iou : ndarray (S, P)
-        NaN in steps without a window.
+    presence : ndarray (S, P)
+        What states are by: IoU or amplitude; NaN in steps without a window.
+    measure : str
+        Which of them.
     visits : tuple of Visit
         Of states, and of steps with a window but no state.
     missing : tuple of Visit
         Stretches without a window.
-    threshold : float
+    threshold : float or None
+        IoU from which on there is a state.
+    no_state : str
+        Why a run has none at all, in words.
     step_seconds : float
     """
 
     networks: tuple[str, ...]
     weak: np.ndarray
     onset: np.ndarray
-    iou: np.ndarray
+    presence: np.ndarray
+    measure: str
     visits: tuple[Visit, ...]
     missing: tuple[Visit, ...]
-    threshold: float
+    threshold: float | None
+    no_state: str
     step_seconds: float
 
     @property
@@ -118,24 +125,31 @@ class Motion:
 
 
 def overlap_of(results: ModelResults) -> Overlap:
-    """IoU and states of a model in a run."""
+    """What states are by, and states, of a model in a run."""
     networks = results.networks
-    table = results.iou
+    table, by_iou = results.presence, results.certainty is None
     onset = table.data["onset"].to_numpy(dtype=float)
-    iou = table.data[list(networks)].to_numpy(dtype=float).reshape(len(onset), len(networks))
+    presence = table.data[list(networks)].to_numpy(dtype=float)
+    presence = presence.reshape(len(onset), len(networks))
     seconds = float(table.facts.get("StrideSeconds") or 1.0)
     place = {name: index for index, name in enumerate(networks)}
     states = [place.get(name) for name in results.states.data["state"]]
-    has_window = np.isfinite(iou).any(axis=1)
+    has_window = np.isfinite(presence).any(axis=1)
     weak = results.weak
     return Overlap(
         networks=networks,
         weak=np.array([weak[name] for name in networks], dtype=bool),
         onset=onset,
-        iou=iou,
+        presence=presence,
+        measure="IoU" if by_iou else "amplitude",
         visits=_stretches(states, has_window, onset, seconds),
         missing=_stretches([None] * len(onset), ~has_window, onset, seconds),
-        threshold=results.threshold,
+        threshold=results.threshold if by_iou else None,
+        no_state=(
+            f"no time step reached the threshold {results.threshold:g}"
+            if by_iou
+            else "in no time step is it certain which network is the largest"
+        ),
         step_seconds=seconds,
     )
 

@@ -190,7 +190,7 @@ def settings_list(results: ModelResults) -> list[tuple[str, str]]:
         ("Templates", f"{facts['Templates']}: {facts.get('TemplateSource', '')}"),
         ("Template voxels", facts.get("TemplateRule")),
         ("Candidate voxels", facts.get("SupportRule")),
-        ("State threshold", f"IoU ≥ {facts['StateThreshold']:g}"),
+        ("State of a step", results.state_rule),
         (
             "Grid",
             f"{grid.get('Space')}, {grid.get('ResolutionMM')} mm, {grid.get('Voxels'):,} voxels; "

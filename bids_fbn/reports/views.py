@@ -103,7 +103,6 @@ def _summary_of_model(results: ModelResults, overlap: Overlap) -> dict[str, Any]
         "seen": [
             {"name": overlap.networks[p], "colour": network_colour(p)} for p in overlap.states_seen
         ],
-        "threshold": overlap.threshold,
     }
 
 
@@ -159,7 +158,9 @@ def model_view(
         "id": _model_id(results),
         "model": results.model,
         "preset": str(facts.get("Preset", "")),
-        "threshold": overlap.threshold,
+        "threshold": results.threshold,
+        "measure": overlap.measure,
+        "no_state": overlap.no_state,
         "templates": str(facts["Templates"]),
         "has_templates": brains.templates(results) is not None,
         "background": brains.background(results.run.space).source,
@@ -218,7 +219,7 @@ def _facts_line(results: ModelResults, overlap: Overlap) -> list[str]:
         step,
         f"{with_window:,} of {len(overlap.onset):,} steps have a "
         + ("window" if window > 1 else "volume"),
-        f"{_steps(overlap, with_state=True):,} have a state (IoU ≥ {overlap.threshold:g})",
+        f"{_steps(overlap, with_state=True):,} have a state ({results.state_rule})",
         f"{facts.get('CandidatesPerStep', '?')} candidate maps a step",
     ]
 
@@ -272,18 +273,19 @@ def _cards(
 
 
 def _overlap_alt(overlap: Overlap) -> str:
-    if not np.isfinite(overlap.iou).any():
-        return "IoU over time: no step has a value"
-    highest = np.nanmax(np.where(np.isfinite(overlap.iou), overlap.iou, -1), axis=0)
+    presence = overlap.presence
+    if not np.isfinite(presence).any():
+        return f"{overlap.measure} over time: no step has a value"
+    highest = np.nanmax(np.where(np.isfinite(presence), presence, -1), axis=0)
     best = int(highest.argmax())
     shares = [
         f"{overlap.networks[p]} {sum(v.steps for v in overlap.visits if v.state == p)} steps"
         for p in overlap.states_seen
     ]
     return (
-        f"IoU of {len(overlap.networks)} networks over {len(overlap.onset)} steps; the highest is "
-        f"{highest[best]:.2f} ({overlap.networks[best]}). States: "
-        + (", ".join(shares) or f"none, no time step reached {overlap.threshold:g}")
+        f"{overlap.measure} of {len(overlap.networks)} networks over {len(overlap.onset)} steps; "
+        f"the highest is {highest[best]:.2f} ({overlap.networks[best]}). States: "
+        + (", ".join(shares) or f"none, {overlap.no_state}")
     )
 
 
