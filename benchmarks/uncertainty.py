@@ -9,8 +9,9 @@ runs, and for windows of 40 and 20 volumes: of the values of the ten networks in
 those where the truth is above 0.2 or below −0.2, the share within estimate ± z sd for the nominal
 50, 68, 90 and 95 %; beside it dual regression with its own standard error, and UDR with that of
 the normal model alone; and of the squared error the share of its mean over participants, which is
-wrong in the same way in all of them. Nothing is smoothed, so that cleaning is linear in each voxel
-by itself.
+wrong in the same way in all of them. Below it the same of amplitudes, by which states are: how
+often is the largest truly the largest, beside how certain that is said to be? Nothing is smoothed,
+so that cleaning is linear in each voxel by itself.
 """
 
 from __future__ import annotations
@@ -36,10 +37,13 @@ from bids_fbn.evaluation.truth import read_truth
 from bids_fbn.models.compute import choose_compute
 from bids_fbn.models.udr import UDR
 from bids_fbn.models.udr_network import covered_in, fit_courses, fit_maps
+from bids_fbn.networks.amplitude import certainty_of_largest, window_amplitudes
+from bids_fbn.networks.states import StateRule
 from bids_fbn.networks.templates import load_templates
 from bids_fbn.signal.clean import clean_run
 from bids_fbn.signal.signals import Signals
 from bids_fbn.signal.standard import analysis_grid, load_image
+from bids_fbn.signal.windows import steps_of
 from bids_fbn.simulate import simulate_dataset
 from bids_fbn.simulation.noise import mni_head, saturation
 from bids_fbn.simulation.run import EFFECT, Dynamics
@@ -197,6 +201,54 @@ def rows_of(model: UDR, runs: Sequence[KnownRun], dynamics: str) -> list[dict[st
     return rows
 
 
+def amplitude_rows(model: UDR, runs: Sequence[KnownRun], dynamics: str) -> list[dict[str, object]]:
+    """Amplitudes in windows against those of the true courses."""
+    group = model.network.group.numpy()
+    rows: list[dict[str, object]] = []
+    for length in FEW:
+        pooled: list[np.ndarray] = []
+        states: list[np.ndarray] = []
+        for run in runs:
+            index = [model.networks.index(name) for name in run.networks]
+            steps = steps_of(run.signals, length, length // 4)
+            amplitude, sd = window_amplitudes(run.signals, group, steps)
+            amplitude, sd = amplitude[steps.valid][:, index], sd[index]
+            courses = run.courses / run.courses.std(axis=0)
+            truth = np.array(
+                [courses[s : s + length].std(axis=0) for s in steps.start[steps.valid]]
+            )
+            pooled.append(
+                np.stack([amplitude.ravel(), truth.ravel(), np.tile(sd, len(amplitude))])
+            )
+            right = amplitude.argmax(axis=1) == truth.argmax(axis=1)
+            states.append(np.stack([certainty_of_largest(amplitude, sd), right]))
+        amplitude, truth, sd = np.concatenate(pooled, axis=1)
+        certainty, right = np.concatenate(states, axis=1)
+        claimed = certainty >= StateRule().certainty
+        away = np.abs(amplitude - truth) / sd
+        rows.append(
+            {
+                "data": dynamics,
+                "window": f"{length} volumes",
+                "r": np.corrcoef(amplitude, truth)[0, 1],
+                **{
+                    f"{100 * share:g} %": np.mean(away <= norm.ppf(0.5 + share / 2))
+                    for share in NOMINAL
+                },
+                "error": np.sqrt(np.mean((amplitude - truth) ** 2)),
+                "sd": np.sqrt(np.mean(sd**2)),
+                "with state, %": np.mean(claimed),
+                "certain, %": np.mean(certainty[claimed]),
+                "right, %": np.mean(right[claimed]),
+                "without: certain, %": np.mean(certainty[~claimed])
+                if (~claimed).any()
+                else np.nan,
+                "without: right, %": np.mean(right[~claimed]) if (~claimed).any() else np.nan,
+            }
+        )
+    return rows
+
+
 def table(rows: pd.DataFrame) -> str:
     """Markdown."""
     lines = ["| " + " | ".join(rows.columns) + " |", "|---" * len(rows.columns) + "|"]
@@ -234,6 +286,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         training_stride=options.training_stride,
     )
     rows: list[dict[str, object]] = []
+    of_amplitudes: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory() as name:
         for dynamics in options.dynamics:
             runs = known_runs(dynamics, options, Path(name))
@@ -247,8 +300,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
             print(f"{dynamics}: {model.training['Error']}", flush=True)
             rows += rows_of(model, runs[options.train :], dynamics)
+            of_amplitudes += amplitude_rows(model, runs[options.train :], dynamics)
             write_rows(options.rows, rows)
     print(f"\n{table(pd.DataFrame(rows))}")
+    print(f"\n{table(pd.DataFrame(of_amplitudes))}")
     return 0
 
 
