@@ -10,14 +10,16 @@ from torch import Tensor
 from bids_fbn.baselines.base import Baseline, BaselineRecipe
 from bids_fbn.models.compute import Compute
 from bids_fbn.models.told import Told
-from bids_fbn.networks.amplitude import window_amplitudes
+from bids_fbn.networks.amplitude import (
+    RCOND,
+    inverse_of,
+    spatial_regression,
+    window_amplitudes,
+)
 from bids_fbn.networks.maps import zscore_maps
 from bids_fbn.signal.signals import Signals
 
 __all__ = ["DualRegression", "dual_regression"]
-
-# Of the largest singular value: below it maps or courses say the same twice.
-_RCOND = 1e-6
 
 
 def dual_regression(volumes: np.ndarray, maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -41,12 +43,13 @@ def dual_regression(volumes: np.ndarray, maps: np.ndarray) -> tuple[np.ndarray, 
     dual regression, Neuroimage 47; Nickerson et al. (2017), Using dual regression to investigate
     network shape and amplitude in functional connectivity analyses, Front Neurosci 11.
     """
-    centred = maps - maps.mean(axis=1, keepdims=True)
-    courses = (volumes - volumes.mean(axis=1, keepdims=True)) @ np.linalg.pinv(
-        centred.astype(np.float64), rcond=_RCOND
-    )
+    return _with_inverse(volumes, inverse_of(maps))
+
+
+def _with_inverse(volumes: np.ndarray, inverse: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    courses = spatial_regression(volumes, inverse)
     standard = zscore_maps(courses.T).T
-    own = np.linalg.pinv(standard, rcond=_RCOND).astype(np.float32) @ (
+    own = np.linalg.pinv(standard, rcond=RCOND).astype(np.float32) @ (
         volumes - volumes.mean(axis=0)
     )
     return np.asarray(own, dtype=np.float32), courses
@@ -77,9 +80,10 @@ class DualRegression(Told, Baseline):
         self, signals: Signals, compute: Compute, stride: int = 1
     ) -> Iterator[tuple[np.ndarray, Tensor]]:
         """The networks' own maps in each window."""
-        templates = self.learned["maps"][:, signals.covered]
+        # The same in all windows.
+        inverse = inverse_of(self.learned["maps"][:, signals.covered])
         for step, volumes in self._windows(signals, stride):
-            maps, _ = dual_regression(volumes, templates)
+            maps, _ = _with_inverse(volumes, inverse)
             yield step, self._everywhere(maps, signals.covered)
 
     def courses(self, signals: Signals, compute: Compute) -> np.ndarray:
