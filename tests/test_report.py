@@ -25,7 +25,7 @@ from bids_fbn.config import MODELS, Config
 from bids_fbn.networks.dynamics import RunNetworks
 from bids_fbn.networks.maps import Peak, SupportRule, zscore_maps
 from bids_fbn.networks.overlap import overlap_with_templates
-from bids_fbn.networks.states import assign_states, summarize_states
+from bids_fbn.networks.states import StateRule, summarize_states
 from bids_fbn.networks.templates import TemplateSet
 from bids_fbn.reports import Problem, figures, methods_text, pictures, write_citation, write_report
 from bids_fbn.reports.bibliography import cited_keys, references
@@ -122,6 +122,7 @@ class Study:
         session: str | None = None,
         subject: str = "01",
         weighed: pd.DataFrame | None = None,
+        amplitude_sd: float | None = None,
     ) -> None:
         """Write a run: the network that is present takes turns with the others.
 
@@ -174,8 +175,10 @@ class Study:
             iou_window_apart=np.full_like(iou, np.nan),
             best_of_all=np.nan_to_num(iou).max(axis=0),
             n_candidates=8 * len(steps),
+            amplitude=None if amplitude_sd is None else 2 * iou,
+            amplitude_sd=None if amplitude_sd is None else np.full(n_networks, amplitude_sd),
         )
-        states = assign_states(iou, 0.3)
+        states = networks.states(StateRule())
         found = overlap_with_templates(
             maps, self.templates.maps, self.templates.supports, SupportRule()
         )
@@ -233,6 +236,8 @@ class Study:
                 "Networks": list(self.templates.networks),
                 "SupportRule": str(SupportRule()),
                 "StateThreshold": 0.3,
+                "StateMeasure": "iou" if amplitude_sd is None else "amplitude",
+                **({} if amplitude_sd is None else {"StateCertainty": 0.5}),
                 "Grid": {
                     "Space": SPACE,
                     "ResolutionMM": self.grid.resolution,
@@ -467,6 +472,39 @@ def test_run_without_any_state(study: Study) -> None:
     (run,) = read_participant(study.out, "01")
     notes = overlap_chart(overlap_of(run.models[0]))["layout"]["annotations"]
     assert any("no time step reached the threshold 0.3" in note["text"] for note in notes)
+
+
+def test_states_by_amplitude_are_shown_as_such(study: Study) -> None:
+    study.add("1", "dualregression", amplitude_sd=0.01, left_out=(30,))
+    page = Page(write_report(study.out, "01", config=study.config()))
+    assert "Amplitudes over time, and states" in page.text
+    assert "have a state (largest amplitude, certain by ≥ 0.5)" in page.text
+    assert "methods that are told of their networks (dualregression) it is" in page.text
+    (run,) = read_participant(study.out, "01")
+    (results,) = run.models
+    chart = overlap_chart(overlap_of(results))
+    assert "amplitude" in chart["layout"]["yaxis"]["title"]["text"]
+    assert chart["layout"]["shapes"] == []
+    drawn = np.array([trace["y"] for trace in chart["data"][: len(NETWORKS)]]).T
+    amplitude = results.table("amplitude")
+    written = amplitude.data[list(NETWORKS)].to_numpy()
+    np.testing.assert_array_equal(drawn, written)
+    assert amplitude.facts["StandardDeviationOfError"] == dict.fromkeys(NETWORKS, 0.01)
+    states = results.states.data
+    certain = states["certainty"] >= 0.5
+    assert certain.any()
+    assert [NETWORKS[p] for p in written[certain].argmax(axis=1)] == list(states["state"][certain])
+
+    # The same model by overlap, later, leaves no table of before.
+    study.add("1", "dualregression")
+    assert not results.path("amplitude").exists()
+    assert "certainty" not in read_participant(study.out, "01")[0].models[0].states.data
+
+
+def test_a_run_in_which_no_network_is_surely_the_largest(study: Study) -> None:
+    study.add("1", "dualregression", amplitude_sd=5.0)
+    page = Page(write_report(study.out, "01", config=study.config()))
+    assert "In no time step is it certain which network is the largest" in page.text
 
 
 def test_run_without_a_single_window(study: Study) -> None:

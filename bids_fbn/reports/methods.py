@@ -221,9 +221,9 @@ def _by_amplitude(done: Sequence[Mapping[str, Any]]) -> str:
     told = [facts for facts in done if facts.get("StateCertainty") is not None]
     if not told:
         return ""
-    names = " and ".join(dict.fromkeys(str(facts["Method"]) for facts in told))
+    names = ", ".join(dict.fromkeys(str(facts["Method"]) for facts in told))
     return (
-        f"Of {names}, which are told of their networks, it is the network with the largest "
+        f"By methods that are told of their networks ({names}) it is the one with the largest "
         "amplitude [@Nickerson2017]: the standard deviation of its course over the window, by "
         "that over the run; where the probability that it is the largest is at least "
         f"{float(told[0]['StateCertainty']):g}, by what courses from two halves of the voxels "
