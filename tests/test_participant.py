@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -215,36 +214,35 @@ def test_one_model_is_trained_on_all_participants_and_applied(
     assert courses[column].std() == pytest.approx(1, abs=0.05)
 
 
-def _wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
-    while not condition() and process.poll() is None:
+def _wait_for(folder: Path, pattern: str, process: subprocess.Popen[bytes]) -> None:
+    while not list(folder.glob(pattern)) and process.poll() is None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize(
-    ("stage", "pattern"),
-    [
-        ("cleaning", "out-work/bids_fbn/signals/*/resampled.npy"),
-        ("fitting", "out-work/bids_fbn/networks/fit_stca_*"),
-        ("finding", "out-work/bids_fbn/networks/find_*"),
-        ("writing", "out/sub-01/func/*_desc-*_mixing.tsv"),
-    ],
-)
-def test_a_killed_call_is_completed_by_the_next_one(
-    dataset: Path, output: Path, tmp_path: Path, stage: str, pattern: str
+def test_killed_calls_are_completed_by_the_next_one(
+    dataset: Path, output: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     command = [ROOT / "run.py", dataset, out, "participant", "-w", tmp_path / "out-work", *OPTIONS]
-    process = subprocess.Popen(
-        [sys.executable, *map(str, command)],
-        env=environment(tmp_path),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    _wait_for(lambda: bool(list(tmp_path.glob(pattern))), process)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not (out / "sub-01.html").exists()
+    # Killed while it cleans, fits, finds, and writes, each time where the call before had come to.
+    for pattern in (
+        "out-work/bids_fbn/signals/*/resampled.npy",
+        "out-work/bids_fbn/networks/fit_stca_*",
+        "out-work/bids_fbn/networks/find_*",
+        "out/sub-01/func/*_desc-*_mixing.tsv",
+    ):
+        assert not list(tmp_path.glob(pattern)), pattern
+        process = subprocess.Popen(
+            [sys.executable, *map(str, command)],
+            env=environment(tmp_path),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        _wait_for(tmp_path, pattern, process)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert not (out / "sub-01.html").exists()
     done = app(dataset, out, *OPTIONS)
     assert done.returncode == 0, done.stderr
     expected = {
