@@ -366,12 +366,11 @@ class RunWriter:
 
     def _write_states(self, results: NetworkResults, facts: Mapping[str, Any]) -> None:
         names, summary, model = self._networks, results.summary, results.model
-        how = {
-            key: facts[key]
-            for key in ("StateMeasure", "StateThreshold", "StateCertainty")
-            if key in facts
+        asked = "StateThreshold" if results.networks.amplitude is None else "StateCertainty"
+        of_steps = {
+            **{key: facts[key] for key in ("StateMeasure", asked)},
+            **self._timing(results.steps),
         }
-        timing = {**how, **self._timing(results.steps)}
         highest = np.full(len(results.states), np.nan)
         valid = results.steps.valid
         highest[valid] = results.networks.iou[valid].max(axis=1)
@@ -405,7 +404,7 @@ class RunWriter:
             self.path("states", model),
             table,
             columns,
-            self._facts("State of each time step", **timing),
+            self._facts("State of each time step", **of_steps),
         )
         for kind, matrix, text in (
             ("transition_count", summary.counts, "Number of transitions"),
@@ -428,13 +427,13 @@ class RunWriter:
                     f"{text} from the state of the row to that of the column, between consecutive "
                     "time steps that both have a state; the diagonal is staying",
                     Directed=True,
-                    **timing,
+                    **of_steps,
                 ),
             )
-        self._write_state_metrics(summary, model, timing)
+        self._write_state_metrics(summary, model, of_steps)
 
     def _write_state_metrics(
-        self, summary: StateSummary, model: str, timing: Mapping[str, Any]
+        self, summary: StateSummary, model: str, of_steps: Mapping[str, Any]
     ) -> None:
         table = pd.DataFrame(
             {
@@ -459,7 +458,7 @@ class RunWriter:
             self._facts(
                 "How the run spends its time in states; what belongs to no single state stands in "
                 "the row `all`",
-                **timing,
+                **of_steps,
             ),
         )
 
