@@ -42,8 +42,10 @@ def test_without_factors_it_is_the_posterior_of_the_normal_model(ball_grid: Grid
         own, noise = fit_maps(volumes, courses, network.log_ridge.exp())
         noise = noise[:, :, None] * network.log_noise.exp()
         maps, sd, found = network.estimate(volumes)
-    precision = 1 / spread.square() + 1 / noise
-    mean = (network.mean / spread.square() + own / noise) / precision
+    size = network.size_in(volumes)
+    assert size.std() > 0.1
+    precision = 1 / (size * spread).square() + 1 / noise
+    mean = (network.mean / (size * spread.square()) + own / noise) / precision
     torch.testing.assert_close(maps, mean, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(sd, precision.rsqrt(), rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(found, courses)

@@ -52,6 +52,8 @@ _FEWEST_OTHERS = 10
 _SHORTEST = 0.5
 # Participants at which a voxel's own spread counts as much as that of its network.
 _PARTICIPANTS_FOR_A_VOXEL = 8
+# Of a network in a stretch, by its usual size: one that is not there at all.
+_LEAST_SIZE = 0.05
 # Of a network's mean spread: a voxel in which participants happen to agree is not certain.
 _LEAST_SPREAD = 0.3
 
@@ -264,20 +266,25 @@ class UDR(Told, NeuralModel):
 
         By least squares on the maps, which rewards whatever explains more; and with the courses
         that the group maps give, which rewards the maps of these very networks. By the first alone
-        networks wander off.
+        networks wander off. The second takes the maps at the size that networks have in the other
+        volumes: else it would reward maps that are too small, since sizes differ.
         """
         shortest = math.ceil(_SHORTEST * self.window)
         chance = np.random.default_rng([self._seed, *batch.runs, *batch.starts])
         length = int(chance.integers(shortest, self.window + 1))
         first = int(chance.integers(0, self.window - length + 1))
         device = batch.windows.device
-        maps, _ = network(batch.windows[:, first : first + length])
+        stretch = batch.windows[:, first : first + length]
+        maps, _ = network(stretch)
+        # The network itself may be wrapped, as for several processes.
+        sizes = self.network.size_in(stretch).clamp_min(_LEAST_SIZE)
         left = []
         for k, (run, start) in enumerate(zip(batch.runs, batch.starts, strict=True)):
             others = self._others(self._runs[run], int(start), chance)[None].to(device)
             own = maps[k : k + 1]
             courses = fit_courses(others, self.network.group[None], covered_in(others))
-            left.append(1 - (explained(others, own) + predicted(others, courses, own)) / 2)
+            there = own * self.network.size_in(others) / sizes[k : k + 1]
+            left.append(1 - (explained(others, own) + predicted(others, courses, there)) / 2)
         return torch.cat(left).mean()
 
     def _others(self, run: Signals, start: int, chance: np.random.Generator) -> Tensor:

@@ -31,6 +31,8 @@ N_LENGTHS = 3
 # Of the variance of an error, until the parts are weighed: noise and shrinkage, as the normal
 # model has them, and nothing else.
 _NORMAL_MODEL = (1.0, 1.0, 0.0, 0.0)
+# Of a network in standard deviations of the voxels: below it is none, and its size is not known.
+_LEAST_SIZE = 1e-3
 # What training starts from, and about what it comes to at rest: the noise of raw maps is that of
 # volumes that are independent in time, and the ridge as a share of the mean square of a course.
 _NOISE, _RIDGE_OF_COURSES = 1.0, 0.15
@@ -64,10 +66,21 @@ def fit_courses(volumes: Tensor, maps: Tensor, weights: Tensor) -> Tensor:
     Tensor (B, T, K)
         z-scored over time.
     """
+    courses = _raw_courses(volumes, maps, weights)
+    return courses / courses.std(dim=1, keepdim=True, correction=0).clamp_min(1e-12)
+
+
+def _raw_courses(volumes: Tensor, maps: Tensor, weights: Tensor) -> Tensor:
+    """The same in units of the maps, without their mean over time."""
     maps = _without_mean(maps, weights)
     courses = _solve(maps @ maps.mT, maps @ volumes.mT).mT
-    courses = courses - courses.mean(dim=1, keepdim=True)
-    return courses / courses.std(dim=1, keepdim=True, correction=0).clamp_min(1e-12)
+    return courses - courses.mean(dim=1, keepdim=True)
+
+
+def _share_of(own: Tensor, maps: Tensor, weights: Tensor) -> Tensor:
+    """What of each of own maps (B, K, V) is its own of maps (B, K, V), all at once: (B, K)."""
+    own, maps = _without_mean(own, weights), _without_mean(maps, weights)
+    return _solve(maps @ maps.mT, maps @ own.mT).diagonal(dim1=-2, dim2=-1)
 
 
 def fit_maps(volumes: Tensor, courses: Tensor, ridge: Tensor | float) -> tuple[Tensor, Tensor]:
@@ -202,7 +215,7 @@ class UnrolledDualRegression(nn.Module):
         courses : Tensor (B, T, K)
             z-scored over the stretch.
         """
-        maps, courses, _, _ = self._unrolled(volumes)
+        maps, courses, *_ = self._unrolled(volumes)
         return maps, courses
 
     def estimate(self, volumes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -219,23 +232,23 @@ class UnrolledDualRegression(nn.Module):
             In the units of the maps; 0 in voxels that the stretch does not cover.
         courses : Tensor (B, T, K)
         """
-        maps, courses, trust, noise = self._unrolled(volumes)
-        parts = self.parts_of_error(trust, noise)
+        maps, courses, *sources = self._unrolled(volumes)
+        parts = self.parts_of_error(*sources)
         factors = self._factors(volumes.shape[1])
         variance = (parts * factors[:, None, None]).sum(dim=1)
         return maps, variance.sqrt() * covered_in(volumes), courses
 
     def maps_and_parts(self, volumes: Tensor) -> tuple[Tensor, Tensor]:
         """Maps (B, K, V) and the parts of the variance of their error, (B, 4, K, V)."""
-        maps, _, trust, noise = self._unrolled(volumes)
-        return maps, self.parts_of_error(trust, noise)
+        maps, _, *sources = self._unrolled(volumes)
+        return maps, self.parts_of_error(*sources)
 
-    def parts_of_error(self, trust: Tensor, noise: Tensor) -> Tensor:
+    def parts_of_error(self, trust: Tensor, noise: Tensor, size: Tensor) -> Tensor:
         """What the variance of a map's error is the weighted sum of.
 
         Noise that was trusted; what a participant differs by and shrinkage lost; the same of what
-        a network's size in this stretch differs by; and what the courses of wrong maps bring in
-        of other networks.
+        the size of a network in this stretch is wrong by; and what the courses of wrong maps bring
+        in of other networks.
 
         Parameters
         ----------
@@ -243,16 +256,47 @@ class UnrolledDualRegression(nn.Module):
             0 to 1, that the raw map counted by.
         noise : Tensor (B, K, 1)
             Variance.
+        size : Tensor (B, K, 1)
+            Of the networks in the stretch, see :meth:`size_in`.
 
         Returns
         -------
         Tensor (B, 4, K, V)
         """
-        lost, size = (1 - trust).square(), self.mean.square()
-        others = (size.sum(dim=0) - size).expand_as(trust)
+        lost, expected = (1 - trust).square(), (size * self.mean).square()
+        others = expected.sum(dim=1, keepdim=True) - expected
         return torch.stack(
-            [trust.square() * noise, lost * self.spread.square(), lost * size, others], dim=1
+            [
+                trust.square() * noise,
+                lost * (size * self.spread).square(),
+                lost * expected,
+                others,
+            ],
+            dim=1,
         )
+
+    def size_in(self, volumes: Tensor) -> Tensor:
+        """How large networks are in stretches, by how large they are in participants' runs.
+
+        The standard deviation of the course that the group map gives, by its mean over the runs
+        that the prior is of. Least squares of the prior's mean on all group maps has the latter:
+        what the courses' own maps hold of the group maps is these standard deviations.
+
+        Parameters
+        ----------
+        volumes : Tensor (B, T, V)
+
+        Returns
+        -------
+        Tensor (B, K, 1)
+        """
+        weights = covered_in(volumes)
+        group = self.group.expand(len(volumes), -1, -1)
+        here = _raw_courses(volumes, group, weights).std(dim=1, correction=0)
+        everywhere = torch.ones_like(weights[:1])
+        usual = _share_of(self.mean[None], self.group[None], everywhere)
+        size = torch.where(usual > _LEAST_SIZE, here / usual, 1.0)
+        return size[:, :, None]
 
     def _factors(self, n_volumes: int) -> Tensor:
         """Factors of the parts (4,) for a stretch, linear in the logarithm of its length."""
@@ -261,15 +305,17 @@ class UnrolledDualRegression(nn.Module):
         at = [np.interp(math.log(n_volumes), lengths, of_part) for of_part in factors.T]
         return torch.tensor(at, dtype=torch.float32, device=self.error_factors.device)
 
-    def _unrolled(self, volumes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Maps, courses, and of the last repetition the trust (B, K, V) and noise (B, K, 1)."""
+    def _unrolled(self, volumes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Maps, courses, and of the last repetition the trust (B, K, V) and noise (B, K, 1); and
+        the sizes (B, K, 1) that the prior was taken at."""
         weights = covered_in(volumes)
-        variance = self.spread.square()
+        size = self.size_in(volumes)
+        mean, variance = size * self.mean, (size * self.spread).square()
         maps = self.group.expand(len(volumes), -1, -1)
         for log_noise, log_ridge in zip(self.log_noise, self.log_ridge, strict=True):
             courses = fit_courses(volumes, maps, weights)
             own, noise = fit_maps(volumes, courses, log_ridge.exp())
             noise = (noise * log_noise.exp())[:, :, None]
             trust = variance / (variance + noise)
-            maps = (self.mean + trust * (own - self.mean)) * weights
-        return maps, courses, trust, noise
+            maps = (mean + trust * (own - mean)) * weights
+        return maps, courses, trust, noise, size
