@@ -66,7 +66,10 @@ def fit_courses(volumes: Tensor, maps: Tensor, weights: Tensor) -> Tensor:
     Tensor (B, T, K)
         z-scored over time.
     """
-    courses = _raw_courses(volumes, maps, weights)
+    return _standardised(_raw_courses(volumes, maps, weights))
+
+
+def _standardised(courses: Tensor) -> Tensor:
     return courses / courses.std(dim=1, keepdim=True, correction=0).clamp_min(1e-12)
 
 
@@ -290,10 +293,13 @@ class UnrolledDualRegression(nn.Module):
         -------
         Tensor (B, K, 1)
         """
-        weights = covered_in(volumes)
         group = self.group.expand(len(volumes), -1, -1)
-        here = _raw_courses(volumes, group, weights).std(dim=1, correction=0)
-        everywhere = torch.ones_like(weights[:1])
+        return self._size_of(_raw_courses(volumes, group, covered_in(volumes)))
+
+    def _size_of(self, raw: Tensor) -> Tensor:
+        """The same (B, K, 1) of courses (B, T, K) in units of the group maps."""
+        here = raw.std(dim=1, correction=0)
+        everywhere = torch.ones_like(self.group[None, :1])
         usual = _share_of(self.mean[None], self.group[None], everywhere)
         size = torch.where(usual > _LEAST_SIZE, here / usual, 1.0)
         return size[:, :, None]
@@ -309,11 +315,14 @@ class UnrolledDualRegression(nn.Module):
         """Maps, courses, and of the last repetition the trust (B, K, V) and noise (B, K, 1); and
         the sizes (B, K, 1) that the prior was taken at."""
         weights = covered_in(volumes)
-        size = self.size_in(volumes)
-        mean, variance = size * self.mean, (size * self.spread).square()
         maps = self.group.expand(len(volumes), -1, -1)
-        for log_noise, log_ridge in zip(self.log_noise, self.log_ridge, strict=True):
-            courses = fit_courses(volumes, maps, weights)
+        raw = _raw_courses(volumes, maps, weights)
+        size = self._size_of(raw)
+        mean, variance = size * self.mean, (size * self.spread).square()
+        for number, (log_noise, log_ridge) in enumerate(
+            zip(self.log_noise, self.log_ridge, strict=True)
+        ):
+            courses = _standardised(raw if number == 0 else _raw_courses(volumes, maps, weights))
             own, noise = fit_maps(volumes, courses, log_ridge.exp())
             noise = (noise * log_noise.exp())[:, :, None]
             trust = variance / (variance + noise)
