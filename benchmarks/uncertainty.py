@@ -207,7 +207,7 @@ def amplitude_rows(model: UDR, runs: Sequence[KnownRun], dynamics: str) -> list[
     rows: list[dict[str, object]] = []
     for length in FEW:
         pooled: list[np.ndarray] = []
-        states: list[np.ndarray] = []
+        states: list[pd.DataFrame] = []
         for run in runs:
             index = [model.networks.index(name) for name in run.networks]
             steps = steps_of(run.signals, length, length // 4)
@@ -221,10 +221,11 @@ def amplitude_rows(model: UDR, runs: Sequence[KnownRun], dynamics: str) -> list[
                 np.stack([amplitude.ravel(), truth.ravel(), np.tile(sd, len(amplitude))])
             )
             right = amplitude.argmax(axis=1) == truth.argmax(axis=1)
-            states.append(np.stack([certainty_of_largest(amplitude, sd), right]))
+            certain = certainty_of_largest(amplitude, sd)
+            states.append(pd.DataFrame({"certain, %": certain, "right, %": right}))
         amplitude, truth, sd = np.concatenate(pooled, axis=1)
-        certainty, right = np.concatenate(states, axis=1)
-        claimed = certainty >= StateRule().certainty
+        of_states = pd.concat(states)
+        claimed = of_states["certain, %"] >= StateRule().certainty
         away = np.abs(amplitude - truth) / sd
         rows.append(
             {
@@ -237,13 +238,9 @@ def amplitude_rows(model: UDR, runs: Sequence[KnownRun], dynamics: str) -> list[
                 },
                 "error": np.sqrt(np.mean((amplitude - truth) ** 2)),
                 "sd": np.sqrt(np.mean(sd**2)),
-                "with state, %": np.mean(claimed),
-                "certain, %": np.mean(certainty[claimed]),
-                "right, %": np.mean(right[claimed]),
-                "without: certain, %": np.mean(certainty[~claimed])
-                if (~claimed).any()
-                else np.nan,
-                "without: right, %": np.mean(right[~claimed]) if (~claimed).any() else np.nan,
+                "with state, %": claimed.mean(),
+                **of_states[claimed].mean(),
+                **of_states[~claimed].mean().add_prefix("without: "),
             }
         )
     return rows
