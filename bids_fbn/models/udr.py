@@ -53,7 +53,7 @@ _SHORTEST = 0.5
 # Participants at which a voxel's own spread counts as much as that of its network.
 _PARTICIPANTS_FOR_A_VOXEL = 8
 # Of a network in a stretch, by its usual size: one that is not there at all.
-_LEAST_SIZE = 0.05
+_LEAST_IN_STRETCH = 0.05
 # Of a network's mean spread: a voxel in which participants happen to agree is not certain.
 _LEAST_SPREAD = 0.3
 
@@ -277,7 +277,7 @@ class UDR(Told, NeuralModel):
         stretch = batch.windows[:, first : first + length]
         maps, _ = network(stretch)
         # The network itself may be wrapped, as for several processes.
-        sizes = self.network.size_in(stretch).clamp_min(_LEAST_SIZE)
+        sizes = self.network.size_in(stretch).clamp_min(_LEAST_IN_STRETCH)
         left = []
         for k, (run, start) in enumerate(zip(batch.runs, batch.starts, strict=True)):
             others = self._others(self._runs[run], int(start), chance)[None].to(device)

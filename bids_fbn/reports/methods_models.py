@@ -33,8 +33,9 @@ _MODELS: Mapping[str, str] = {
     "udr": (
         "Unrolled dual regression is a model of bids_fbn. In each window of {window} it applies "
         "dual regression [@Nickerson2017] from {start}, and shrinks the maps towards what the "
-        "participants' maps have in common, by a spread over participants from which noise is "
-        "taken out, as template ICA has it [@Mejia2020]; the ridge of its regression and a factor "
+        "participants' maps have in common, at the size that each network has in the window, by a "
+        "spread over participants from which noise is taken out, as template ICA has it "
+        "[@Mejia2020]; the ridge of its regression and a factor "
         "of the noise are learned. It gives a map of each of {candidates} {kind}. They resemble "
         "what they start from whatever the data, so they are no independent evidence that a "
         "network exists.{courses}"
