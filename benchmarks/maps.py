@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run = Signals(data, grid, 2.0, np.arange(n_volumes), n_volumes, covered, "noise")
     compute = choose_compute(options.device, options.precision, options.threads)
     made = {
-        name: models.create(name, ModelOptions(model=(name,)), grid, templates)
+        name: models.create(name, ModelOptions(model=(name,), window=WINDOW), grid, templates)
         for name in ("stca", "udr")
     }
     udr = made["udr"]

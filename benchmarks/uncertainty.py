@@ -214,8 +214,8 @@ def amplitude_rows(model: UDR, runs: Sequence[KnownRun], dynamics: str) -> list[
             amplitude, sd = window_amplitudes(run.signals, group, steps)
             amplitude, sd = amplitude[steps.valid][:, index], sd[index]
             courses = run.courses / run.courses.std(axis=0)
-            truth = np.array(
-                [courses[s : s + length].std(axis=0) for s in steps.start[steps.valid]]
+            truth = np.sqrt(
+                [(courses[s : s + length] ** 2).mean(axis=0) for s in steps.start[steps.valid]]
             )
             pooled.append(
                 np.stack([amplitude.ravel(), truth.ravel(), np.tile(sd, len(amplitude))])

@@ -47,8 +47,8 @@ def run_of(grid: Grid, maps: np.ndarray, noise: float, seed: int) -> tuple[Signa
     return replace(run, data=data.astype(np.float32), kept=kept, n_volumes=150), courses
 
 
-def true_amplitudes(courses: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    return np.array([courses[start : start + WINDOW].std(axis=0) for start in starts])
+def true_amplitudes(courses: np.ndarray, starts: np.ndarray, window: int = WINDOW) -> np.ndarray:
+    return np.sqrt([(courses[start : start + window] ** 2).mean(axis=0) for start in starts])
 
 
 def test_amplitude_is_the_size_of_the_course_in_the_window(ball_grid: Grid) -> None:
@@ -128,7 +128,7 @@ def test_states_of_models_that_are_told_are_by_amplitude(ball_grid: Grid, name: 
     method = Method.of(model, config, templates, CPU)
     networks, steps = method.networks(model, run)
     states = networks.states(StateRule(certainty=0.0))
-    truth = np.array([courses[s : s + window].std(axis=0) for s in steps.start])
+    truth = true_amplitudes(courses, steps.start, window)
     assert np.mean(states == truth.argmax(axis=1)) > 0.9
     assert len(np.unique(states)) == len(templates.networks)
     surer = networks.states(StateRule(certainty=0.999))

@@ -343,8 +343,9 @@ class RunWriter:
         table = pd.DataFrame(amplitude, columns=self._networks)
         table.insert(0, "onset", results.steps.onset)
         text = (
-            "Amplitude of the network: standard deviation of its course (least squares of the "
-            "volumes on the group maps) over the window, by that over the run"
+            "Amplitude of the network: root mean square of its course (least squares of the "
+            "volumes on the group maps, about its mean over the run) in the window, by that over "
+            "the run"
         )
         write_table(
             path,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,9 +22,16 @@ __all__ = ["dynamic_evidence", "dynamic_measures"]
 
 
 def dynamic_measures(
-    networks: RunNetworks, steps: Steps, rule: StateRule, names: Sequence[str]
+    networks: RunNetworks,
+    steps: Steps,
+    rule: StateRule,
+    names: Sequence[str],
+    left_out: Collection[str] = (),
 ) -> dict[tuple[str, str], float]:
-    """All that is said of change over time, as (measure, network or ``all``) → value."""
+    """All that is said of change over time, as (measure, network or ``all``) → value.
+
+    `left_out` are measures that say nothing of this kind of model.
+    """
     states = networks.states(rule)
     summary = summarize_states(states, steps.valid, len(names), steps.seconds)
     visits = summary.visits.sum()
@@ -36,6 +43,7 @@ def dynamic_measures(
     series["iou_variation"] = _spread_over_time(networks.iou)
     if networks.amplitude is not None:
         series["amplitude_variation"] = _spread_over_time(networks.amplitude)
+    series = {measure: of for measure, of in series.items() if measure not in left_out}
     whole = {
         **{measure: _mean(values) for measure, values in series.items()},
         "switching_rate": summary.switching_rate,
@@ -95,11 +103,15 @@ def dynamic_evidence(
     steps = method.model.steps(signals, method.stride)
     if len(steps) < 2:
         return []
-    observed = dynamic_measures(networks, steps, method.state_rule, names)
+
+    def measures(of: RunNetworks, steps: Steps) -> dict[tuple[str, str], float]:
+        left_out = method.model.unmeasured
+        return dynamic_measures(of, steps, method.state_rule, names, left_out)
+
+    observed = measures(networks, steps)
 
     def measured(surrogate: Signals) -> list[float]:
-        found, steps = method.networks(method.on(surrogate), surrogate)
-        return list(dynamic_measures(found, steps, method.state_rule, names).values())
+        return list(measures(*method.networks(method.on(surrogate), surrogate)).values())
 
     null = over_surrogates(
         surrogate_runs(signals, kind, n_surrogates, method.seed),

@@ -50,6 +50,8 @@ class Model(ABC):
     """Template networks that each of its maps is of, for a model that knows."""
     fits_anew: ClassVar[bool] = False
     """Whether fitting is cheap enough to be repeated for every surrogate."""
+    unmeasured: ClassVar[frozenset[str]] = frozenset()
+    """Measures of change over time that say nothing of such a model."""
 
     has_courses: bool = False
     """Whether :meth:`courses` gives any."""
@@ -210,7 +212,7 @@ class Model(ABC):
     def amplitudes(
         self, signals: Signals, stride: int = 1
     ) -> tuple[np.ndarray, np.ndarray] | None:
-        """How strongly each of ``networks`` fluctuates in each window.
+        """How strong each of ``networks`` is in each window.
 
         None for a model whose networks are present by how much they overlap with their templates.
 

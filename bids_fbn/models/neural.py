@@ -35,6 +35,7 @@ from bids_fbn.models.sampling import Batch, Windows
 from bids_fbn.models.spectral import use_spectra
 from bids_fbn.signal.grid import Grid
 from bids_fbn.signal.signals import Signals
+from bids_fbn.signal.windows import steps_of
 
 __all__ = ["NeuralModel", "Recipe", "Untrained"]
 
@@ -224,7 +225,9 @@ class NeuralModel(Model):
         """
         windows = self._windows(signals)
         if not len(windows):
-            raise RunError(f"{self.name}: no run has {self.window} volumes without a gap")
+            raise RunError(
+                f"{self.name}: no run has {self._training_window} volumes without a gap"
+            )
         held_out = self._validation_windows(signals, validation)
         fabric = compute.fabric()
         fabric.launch()
@@ -305,8 +308,13 @@ class NeuralModel(Model):
         box = self._to_box(batch.windows)
         return self._loss(network(box), box)
 
+    @property
+    def _training_window(self) -> int:
+        """Volumes that are read at once in training."""
+        return self.window
+
     def _windows(self, signals: Sequence[Signals]) -> Windows:
-        return Windows.of(signals, self.window, self._training_starts)
+        return Windows.of(signals, self._training_window, self._training_starts)
 
     def _validation_windows(
         self, signals: Sequence[Signals], validation: Sequence[Signals]
@@ -316,12 +324,13 @@ class NeuralModel(Model):
         windows = self._windows(validation).thinned(_VALIDATION_WINDOWS)
         if not len(windows):
             raise RunError(
-                f"{self.name}: no run to validate on has {self.window} volumes without a gap"
+                f"{self.name}: no run to validate on has {self._training_window} volumes "
+                "without a gap"
             )
         return windows.counted_from(len(signals))
 
     def _training_starts(self, run: Signals) -> np.ndarray:
-        start = self.steps(run).start
+        start = steps_of(run, self._training_window).start
         return start[start >= 0]
 
     def _loss(self, reconstruction: Tensor, batch: Tensor) -> Tensor:

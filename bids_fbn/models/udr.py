@@ -48,7 +48,7 @@ __all__ = ["UDR", "UDRRecipe"]
 
 # Volumes that maps have to explain, at least.
 _FEWEST_OTHERS = 10
-# Of a window, what the shortest stretch is that maps are made from in training.
+# Of the longest stretch that maps are made from in training, the shortest.
 _SHORTEST = 0.5
 # Participants at which a voxel's own spread counts as much as that of its network.
 _PARTICIPANTS_FOR_A_VOXEL = 8
@@ -67,6 +67,10 @@ class UDRRecipe(Recipe):
     repetitions : int
         How often courses and maps are fitted to each other. The first courses are those of
         the group maps; docs/udr.md says what more of them do.
+    longest : int
+        Volumes that maps are made from in training, at most; as many as a window has, if that is
+        more. Maps of windows shorter than this are no worse for it, and it is long enough to
+        say how noise falls with the number of volumes.
     gap : float
         Seconds between the volumes that maps are made from and those that they have to explain:
         neighbours in time are alike, whatever the maps.
@@ -76,6 +80,7 @@ class UDRRecipe(Recipe):
     """
 
     repetitions: int = 1
+    longest: int = 0
     gap: float = 20.0
     components: int = 0
 
@@ -109,7 +114,8 @@ class UDR(Told, NeuralModel):
     recipe_class = UDRRecipe
     recipes: ClassVar[dict[str, Recipe]] = {
         "unrolled": UDRRecipe(
-            window=40,
+            window=20,
+            longest=40,
             learning_rate=3e-2,
             learning_rate_decay=0.7,
             decay_every=1,
@@ -196,9 +202,9 @@ class UDR(Told, NeuralModel):
         if not any(len(self._training_starts(run)) for run in signals):
             needed = max(self._volumes_needed(run) for run in signals)
             raise RunError(
-                f"{self.name}: no run has the {needed} volumes that are needed: a window of "
-                f"{self.window} without a gap, and others, {self.recipe.gap:g} s away, that its "
-                "maps have to explain"
+                f"{self.name}: no run has the {needed} volumes that are needed: "
+                f"{self._training_window} without a gap, and others, {self.recipe.gap:g} s away, "
+                "that their maps have to explain"
             )
         self._n_training = len(signals)
         super().fit(
@@ -224,12 +230,17 @@ class UDR(Told, NeuralModel):
     def _gap(self, run: Signals) -> int:
         return math.ceil(self.recipe.gap / run.repetition_time)
 
+    @property
+    def _training_window(self) -> int:
+        return max(self.window, self.recipe.longest)
+
     def _volumes_needed(self, run: Signals) -> int:
-        return self.window + self._gap(run) + _FEWEST_OTHERS
+        return self._training_window + self._gap(run) + _FEWEST_OTHERS
 
     def _training_starts(self, run: Signals) -> np.ndarray:
         starts = super()._training_starts(run)
-        room = np.maximum(starts, run.n_kept - starts - self.window) - self._gap(run)
+        after = run.n_kept - starts - self._training_window
+        room = np.maximum(starts, after) - self._gap(run)
         return starts[room >= _FEWEST_OTHERS]
 
     def prepare(self, signals: Sequence[Signals], seed: int) -> None:
@@ -269,10 +280,11 @@ class UDR(Told, NeuralModel):
         networks wander off. The second takes the maps at the size that networks have in the other
         volumes: else it would reward maps that are too small, since sizes differ.
         """
-        shortest = math.ceil(_SHORTEST * self.window)
+        longest = self._training_window
+        shortest = math.ceil(_SHORTEST * longest)
         chance = np.random.default_rng([self._seed, *batch.runs, *batch.starts])
-        length = int(chance.integers(shortest, self.window + 1))
-        first = int(chance.integers(0, self.window - length + 1))
+        length = int(chance.integers(shortest, longest + 1))
+        first = int(chance.integers(0, longest - length + 1))
         device = batch.windows.device
         stretch = batch.windows[:, first : first + length]
         maps, _ = network(stretch)
@@ -288,13 +300,13 @@ class UDR(Told, NeuralModel):
         return torch.cat(left).mean()
 
     def _others(self, run: Signals, start: int, chance: np.random.Generator) -> Tensor:
-        """At most as many volumes in a row as a window has, away from the window at `start`."""
-        gap = self._gap(run)
-        sides = [(0, start - gap), (start + self.window + gap, run.n_kept)]
+        """At most as many volumes in a row as were read, away from those at `start`."""
+        gap, longest = self._gap(run), self._training_window
+        sides = [(0, start - gap), (start + longest + gap, run.n_kept)]
         sides = [(low, high) for low, high in sides if high - low >= _FEWEST_OTHERS]
         room = np.array([high - low for low, high in sides], dtype=float)
         low, high = sides[int(chance.choice(len(sides), p=room / room.sum()))]
-        length = min(self.window, high - low)
+        length = min(longest, high - low)
         first = int(chance.integers(low, high - length + 1))
         return torch.from_numpy(run.rows(first, first + length))
 

@@ -1,4 +1,4 @@
-"""How strongly networks fluctuate in each window, and how well that is known.
+"""How strong networks are in each window, and how well that is known.
 
 For methods that are told of their networks: their maps overlap with the templates whatever the
 brain does, so what comes and goes is not the overlap, it is the size.
@@ -54,14 +54,16 @@ def spatial_regression(volumes: np.ndarray, inverse: np.ndarray) -> np.ndarray:
 def window_amplitudes(
     signals: Signals, maps: np.ndarray, steps: Steps
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Standard deviation of each network's course in each window, and of its error.
+    """Root mean square of each network's course in each window, and the sd of its error.
 
     Courses are least squares of the volumes on all maps at once, as in dual regression; their
-    standard deviation is the amplitude of a network (Nickerson et al. 2017, Front Neurosci 11).
-    Their error is half of what courses from two halves of the voxels, in blocks like a
-    chessboard, differ by. In a window of T volumes it changes the standard deviation by about
-    its product with the course: by sd √(1 + 2 Σ (1 − l/T) r(l) q(l)) / √T, with the
-    autocorrelations r of the course and q of its error.
+    standard deviation over a run is the amplitude of a network there (Nickerson et al. 2017,
+    Front Neurosci 11). A window's is about the mean of the *run*: about its own mean, a network
+    that is on throughout a window would have none. The error of courses is half of what those
+    from two halves of the voxels, in blocks like a chessboard, differ by. In a window of T
+    volumes it changes the root mean square by about its product with the course: by
+    sd √(1 + 2 Σ (1 − l/T) r(l) q(l)) / √T, with the autocorrelations r of the course and q of
+    its error.
 
     Parameters
     ----------
@@ -95,7 +97,7 @@ def window_amplitudes(
     amplitude = np.full((len(steps), len(own)), np.nan)
     for step in np.flatnonzero(steps.valid):
         start = steps.start[step]
-        amplitude[step] = courses[start : start + steps.window].std(axis=0)
+        amplitude[step] = np.sqrt((courses[start : start + steps.window] ** 2).mean(axis=0))
     lags = np.arange(1, min(steps.window, len(courses)))
     shared = _autocorrelation(courses, lags) * _autocorrelation(error, lags)
     spread = 1 + 2 * (1 - lags / steps.window) @ shared

@@ -224,8 +224,9 @@ def _by_amplitude(done: Sequence[Mapping[str, Any]]) -> str:
     names = ", ".join(dict.fromkeys(str(facts["Method"]) for facts in told))
     return (
         f"By methods that are told of their networks ({names}) it is the one with the largest "
-        "amplitude [@Nickerson2017]: the standard deviation of its course over the window, by "
-        "that over the run; where the probability that it is the largest is at least "
+        "amplitude [@Nickerson2017]: the root mean square of its course, about its mean over the "
+        "run, in the window, by that over the run; where the probability that it is the largest "
+        "is at least "
         f"{float(told[0]['StateCertainty']):g}, by what courses from two halves of the voxels "
         "differ by, else none. "
     )
