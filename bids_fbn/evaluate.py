@@ -279,6 +279,7 @@ _AXES: dict[str, tuple[type, tuple[float, ...], str]] = {
     "volumes": (int, (300,), "volumes of a run"),
     "dwell": (float, (20.0,), "mean length of a state, s"),
     "overlap": (float, (0.0,), "probability that a second network is on too"),
+    "variation": (float, (0.1,), "of maps between participants, a share of them"),
 }
 _OWN = ("out", "participants", "static", "noise_only", "verbose", *_AXES)
 

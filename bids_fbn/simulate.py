@@ -71,6 +71,7 @@ def simulate_dataset(
     dynamics: Dynamics = "states",
     networks: bool = True,
     overlap: float = 0.0,
+    variation: float = 0.1,
     n_sites: int = 1,
     n_groups: int = 1,
     group_effect: float | None = None,
@@ -112,6 +113,9 @@ def simulate_dataset(
     overlap : float
         Probability that a visit of a network is shared with another one, which is on for as long,
         0.6 as strong. `bold_state` stays the network with the highest course.
+    variation : float
+        What participants' own maps of a network differ by, smoothly in space: standard deviation,
+        as a share of a map's values.
     n_sites : int
         Scanners, which differ in smoothness, thermal and other noise, and gain. Participants are
         assigned in turn; ``participants.tsv`` has a column ``site`` where there are several.
@@ -153,6 +157,7 @@ def simulate_dataset(
         dynamics=dynamics,
         networks=networks,
         overlap=float(overlap),
+        variation=float(variation),
         n_sites=n_sites,
         n_groups=n_groups,
         group_effect=float(group_effect),
@@ -168,7 +173,9 @@ def simulate_dataset(
     _start(out)
     write_dataset_files(out, settings, templates, sites, patient)
     for participant in range(settings.n_participants):
-        maps = own_maps(_generator(settings.seed, participant), templates, head.grid)
+        maps = own_maps(
+            _generator(settings.seed, participant), templates, head.grid, settings.variation
+        )
         site = sites[site_of(participant, settings.n_sites)]
         is_patient = group_of(participant, settings.n_sites, settings.n_groups) == 1
         effect = patient if is_patient and settings.group_effect else None
@@ -254,6 +261,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="{" + ",".join(get_args(Dynamics)) + "}",
     )
     option("--overlap", "overlap", float, "probability that a second network is on too")
+    option("--variation", "variation", float, "of maps between participants, a share of them")
     option("--sites", "n_sites", int, "scanners, which differ; participants take turns")
     option("--groups", "n_groups", int, "2: every other participant is a patient")
     parser.add_argument(

@@ -108,7 +108,7 @@ def test_a_row_can_be_made_again_by_hand(evaluated: Path, tmp_path: Path) -> Non
     )
     grid = mni_head(12.0, "MNI152NLin2009cAsym").grid
     templates = load_templates("seitzman2018", grid)
-    cell = Cell("states", 0.2, 70, 20.0, 0.0)
+    cell = Cell("states", 0.2, 70, 20.0, 0.0, 0.1)
     signals, truth = simulate_signals(cell, int(row["seed"]), grid, config.signal, tmp_path / "w")
     found = assessing.assess(row["model"], signals, templates, config, Compute("cpu", "fp32"))
     again = recovery(found, truth, signals, templates)
@@ -127,7 +127,11 @@ def test_weights_of_other_runs_are_used_and_are_a_setting(
 
     grid = mni_head(12.0, "MNI152NLin2009cAsym").grid
     other, _ = simulate_signals(
-        Cell("states", 0.2, 70, 20.0, 0.0), 99, grid, SignalOptions(min_time=0), tmp_path / "w"
+        Cell("states", 0.2, 70, 20.0, 0.0, 0.1),
+        99,
+        grid,
+        SignalOptions(min_time=0),
+        tmp_path / "w",
     )
     model = models.create("pca", ModelOptions(model=("pca",)), grid)
     weights = tmp_path / "pca.safetensors"
@@ -219,10 +223,12 @@ def test_an_interrupted_call_says_so(
 
 
 def test_combinations() -> None:
-    cells = combine([1.0, 2.0], [100], [20.0, 40.0], [0.0], static=True, noise_only=True)
+    cells = combine([1.0, 2.0], [100], [20.0, 40.0], [0.0], [0.1], static=True, noise_only=True)
     assert len(cells) == 2 * 2 * 2 + 2  # noise only does not depend on dwell
     assert sum(cell.dynamics == "none" for cell in cells) == 2
-    assert combine([1.0, 1.0], [100], [20.0], [0.0]) == [Cell("states", 1.0, 100, 20.0, 0.0)]
+    assert combine([1.0, 1.0], [100], [20.0], [0.0], [0.1]) == [
+        Cell("states", 1.0, 100, 20.0, 0.0, 0.1)
+    ]
 
 
 # -- Against the truth, on arrays whose answers are known ------------------------------------
@@ -337,7 +343,9 @@ def test_claims_where_there_is_nothing_are_false(coarse_grid: Grid) -> None:
 def grid_of_rows(n_participants: int = 4) -> pd.DataFrame:
     """Made-up results whose means are known."""
     rows = []
-    for cell in combine([1.0, 2.0], [100, 200], [20.0], [0.0], static=True, noise_only=True):
+    for cell in combine(
+        [1.0, 2.0], [100, 200], [20.0], [0.0], [0.1], static=True, noise_only=True
+    ):
         for participant in range(1, n_participants + 1):
             for number, model in enumerate(("pca", "ica")):
                 row: dict[str, Any] = dict.fromkeys(ROW_COLUMNS, np.nan)
@@ -377,7 +385,7 @@ def test_a_key_is_the_same_before_and_after_a_file(tmp_path: Path) -> None:
 
 def test_figures_show_what_the_table_has() -> None:
     summary = summarise(grid_of_rows())
-    first = vars(Cell("states", 1.0, 100, 20.0, 0.0))
+    first = vars(Cell("states", 1.0, 100, 20.0, 0.0, 0.1))
     drawn = figures.draw_figures(summary, first)
     assert set(drawn) == {"map_r", "false_dynamics", "overview"}
     for name, svg in drawn.items():

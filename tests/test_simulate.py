@@ -14,6 +14,7 @@ from command import assert_valid_bids
 from nilearn.interfaces.fmriprep import load_confounds_strategy
 
 from bids_fbn.errors import InputError
+from bids_fbn.networks.templates import load_templates
 from bids_fbn.signal.confounds import cosine_drifts, power_displacement
 from bids_fbn.simulate import main, simulate_dataset
 from bids_fbn.simulation.cohort import GroupEffect, Site, draw_sites, group_of, site_of
@@ -22,6 +23,7 @@ from bids_fbn.simulation.networks import (
     NO_NETWORK,
     bold_courses,
     neural_activity,
+    own_maps,
     second_networks,
     state_sequence,
     static_courses,
@@ -388,6 +390,27 @@ def test_whatever_the_networks_do_the_noise_is_the_same(
     assert (courses == 0).all(axis=None) == (kind == {"networks": False})
     settings = json.loads((folder / "truth" / "simulation.json").read_text())["Settings"]
     assert {name: settings[name] for name in kind} == kind
+
+
+def test_participants_differ_by_as_much_as_was_asked_for() -> None:
+    head = mni_head(12.0, "MNI152NLin2009cAsym")
+    templates = load_templates("seitzman2018", head.grid)
+    drawn = {
+        variation: np.stack(
+            [
+                own_maps(np.random.default_rng(k), templates, head.grid, variation)
+                for k in range(40)
+            ]
+        )
+        for variation in (0.0, 0.1, 0.3)
+    }
+    assert (drawn[0.0] == drawn[0.0][0]).all()
+    inside = drawn[0.0][0] > 0.3
+    for variation in (0.1, 0.3):
+        # Up to the size of a map, which its peak says.
+        level = drawn[variation][:, inside] / drawn[variation][:, inside].mean(axis=1)[:, None]
+        spread = level.std(axis=0) / level.mean(axis=0)
+        assert np.median(spread) == pytest.approx(variation, rel=0.25)
 
 
 def test_networks_that_overlap_are_on_together_for_a_visit() -> None:

@@ -58,6 +58,7 @@ _AXIS_LABELS = {
     "volumes": "volumes",
     "dwell": "dwell (s)",
     "overlap": "overlap",
+    "variation": "variation of maps",
 }
 _TITLES = {"states": "with states", "static": "static networks", "none": "noise only"}
 # Where chance, or none of the error, is.

@@ -36,7 +36,7 @@ class Cell:
     volumes : int
     dwell : float or None
         s; None without networks, where it changes nothing.
-    overlap : float or None
+    overlap, variation : float or None
         None without networks.
     """
 
@@ -45,6 +45,7 @@ class Cell:
     volumes: int
     dwell: float | None
     overlap: float | None
+    variation: float | None
 
     def __str__(self) -> str:
         words = [self.dynamics, f"noise {self.noise:g}", f"{self.volumes} volumes"]
@@ -52,6 +53,8 @@ class Cell:
             words.append(f"dwell {self.dwell:g} s")
         if self.overlap is not None:
             words.append(f"overlap {self.overlap:g}")
+        if self.variation is not None:
+            words.append(f"variation {self.variation:g}")
         return ", ".join(words)
 
     def arguments(self) -> dict[str, Any]:
@@ -66,6 +69,8 @@ class Cell:
             given["dwell"] = self.dwell
         if self.overlap is not None:
             given["overlap"] = self.overlap
+        if self.variation is not None:
+            given["variation"] = self.variation
         return given
 
 
@@ -74,6 +79,7 @@ def combine(
     volumes: Sequence[int],
     dwell: Sequence[float],
     overlap: Sequence[float],
+    variation: Sequence[float],
     *,
     static: bool = False,
     noise_only: bool = False,
@@ -82,7 +88,7 @@ def combine(
 
     Parameters
     ----------
-    noise, volumes, dwell, overlap : sequence
+    noise, volumes, dwell, overlap, variation : sequence
         Values of each setting.
     static : bool
         Each also with networks that have no states.
@@ -91,21 +97,21 @@ def combine(
 
     Examples
     --------
-    >>> for cell in combine([1.0], [200], [20.0, 40.0], [0.0], noise_only=True):
+    >>> for cell in combine([1.0], [200], [20.0, 40.0], [0.0], [0.1], noise_only=True):
     ...     print(cell)
-    states, noise 1, 200 volumes, dwell 20 s, overlap 0
+    states, noise 1, 200 volumes, dwell 20 s, overlap 0, variation 0.1
     none, noise 1, 200 volumes
-    states, noise 1, 200 volumes, dwell 40 s, overlap 0
+    states, noise 1, 200 volumes, dwell 40 s, overlap 0, variation 0.1
     """
     cells = []
-    for a_noise, n_volumes, a_dwell, an_overlap in itertools.product(
-        noise, volumes, dwell, overlap
+    for a_noise, n_volumes, *of_networks in itertools.product(
+        noise, volumes, dwell, overlap, variation
     ):
-        cells.append(Cell("states", a_noise, n_volumes, a_dwell, an_overlap))
+        cells.append(Cell("states", a_noise, n_volumes, *of_networks))
         if static:
-            cells.append(Cell("static", a_noise, n_volumes, a_dwell, an_overlap))
+            cells.append(Cell("static", a_noise, n_volumes, *of_networks))
         if noise_only:
-            cells.append(Cell("none", a_noise, n_volumes, None, None))
+            cells.append(Cell("none", a_noise, n_volumes, None, None, None))
     return list(dict.fromkeys(cells))
 
 
@@ -113,7 +119,12 @@ def simulation_faults(cells: Sequence[Cell], n_participants: int, resolution: fl
     """What cannot be simulated, one line each."""
     faults = []
     for cell in cells:
-        settings: dict[str, Any] = {"dwell": 20.0, "overlap": 0.0, **cell.arguments()}
+        settings: dict[str, Any] = {
+            "dwell": 20.0,
+            "overlap": 0.0,
+            "variation": 0.1,
+            **cell.arguments(),
+        }
         faults += Simulation(
             n_participants=n_participants,
             n_sessions=0,

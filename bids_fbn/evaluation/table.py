@@ -42,6 +42,10 @@ AXES: Columns = {
     "overlap": {
         "Description": "Probability that a second network is on too; n/a without networks"
     },
+    "variation": {
+        "Description": "Standard deviation of a network's map over participants, as a share of "
+        "its values; n/a without networks"
+    },
 }
 CELL: Columns = {
     "dynamics": {

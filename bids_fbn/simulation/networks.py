@@ -37,7 +37,6 @@ __all__ = [
 NO_NETWORK = -1  # state in which no network is on; "none" in the truth tables
 N_NETWORKS = 10
 _MAP_FWHM = 6.0  # mm, at least the width of a voxel: turns 0/1 templates into graded maps
-_VARIATION = 0.1  # of a map's values between participants, standard deviation
 _VARIATION_FWHM = 20.0  # mm
 _MINIMUM_DWELL = 0.4  # of the mean: 8 s of 20 s
 _NO_NETWORK_PROBABILITY = 0.1
@@ -49,7 +48,9 @@ BOLD_STATE_THRESHOLD = 0.3  # two networks that hand over evenly both pass 0.5
 HRF_LENGTH = 32.0  # s, SPM's
 
 
-def own_maps(rng: np.random.Generator, templates: TemplateSet, grid: Grid) -> np.ndarray:
+def own_maps(
+    rng: np.random.Generator, templates: TemplateSet, grid: Grid, variation: float
+) -> np.ndarray:
     """One participant's form of the ten largest networks.
 
     Parameters
@@ -58,11 +59,13 @@ def own_maps(rng: np.random.Generator, templates: TemplateSet, grid: Grid) -> np
     templates : TemplateSet
         0/1 maps.
     grid : Grid
+    variation : float
+        Standard deviation over participants, as a share of a map's value.
 
     Returns
     -------
     ndarray (10, V) of float32
-        Smoothed, varied by a tenth, peak 1.
+        Smoothed, varied, peak 1.
     """
     sigma = max(_MAP_FWHM, grid.resolution) / np.sqrt(8 * np.log(2)) / grid.resolution
     smooth = np.stack(
@@ -71,7 +74,7 @@ def own_maps(rng: np.random.Generator, templates: TemplateSet, grid: Grid) -> np
             for network in templates.maps[:N_NETWORKS]
         ]
     )
-    smooth *= 1 + _VARIATION * smooth_fields(rng, len(smooth), grid, _VARIATION_FWHM)
+    smooth *= 1 + variation * smooth_fields(rng, len(smooth), grid, _VARIATION_FWHM)
     smooth = smooth.clip(min=0)
     return smooth / smooth.max(axis=1, keepdims=True)
 

@@ -57,6 +57,7 @@ class Simulation:
     dynamics: Dynamics
     networks: bool
     overlap: float
+    variation: float
     n_sites: int
     n_groups: int
     group_effect: float
@@ -84,6 +85,7 @@ class Simulation:
                 "--dynamics: one of " + ", ".join(get_args(Dynamics)),
             ),
             (0 <= self.overlap <= 1, "--overlap: from 0 to 1"),
+            (0 <= self.variation <= 1, "--variation: from 0 to 1"),
             (self.n_sites >= 1, "--sites: at least 1"),
             (1 <= self.n_groups <= len(GROUPS), f"--groups: 1 or {len(GROUPS)}"),
             (0 <= self.group_effect <= 1, "--group-effect: from 0 to 1"),
