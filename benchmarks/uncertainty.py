@@ -36,6 +36,7 @@ from bids_fbn.evaluation.simulated import SPACE
 from bids_fbn.evaluation.truth import read_truth
 from bids_fbn.models.compute import choose_compute
 from bids_fbn.models.udr import UDR
+from bids_fbn.models.udr_error import limits_of
 from bids_fbn.models.udr_network import covered_in, fit_courses, fit_maps
 from bids_fbn.networks.amplitude import certainty_of_largest, window_amplitudes
 from bids_fbn.networks.states import StateRule
@@ -181,6 +182,8 @@ def rows_of(model: UDR, runs: Sequence[KnownRun], dynamics: str) -> list[dict[st
             # All runs cover the whole mask and have as many stretches.
             by_run = error.reshape(len(runs), -1)
             common = np.sum(by_run.mean(axis=0) ** 2) / np.mean(np.sum(by_run**2, axis=1))
+            degrees = float(model.network.error_degrees) if name == "UDR" else np.inf
+            limits = dict(zip(NOMINAL, limits_of(np.array(NOMINAL), degrees), strict=True))
             for where, which in (("all", true == true), ("networks", np.abs(true) > INSIDE)):
                 away = np.abs(error[which]) / sd[which]
                 rows.append(
@@ -190,8 +193,8 @@ def rows_of(model: UDR, runs: Sequence[KnownRun], dynamics: str) -> list[dict[st
                         "maps": name,
                         "voxels": where,
                         **{
-                            f"{100 * share:g} %": np.mean(away <= norm.ppf(0.5 + share / 2))
-                            for share in NOMINAL
+                            f"{100 * share:g} %": np.mean(away <= limit)
+                            for share, limit in limits.items()
                         },
                         "error": np.sqrt(np.mean(error[which] ** 2)),
                         "sd": np.sqrt(np.mean(sd[which] ** 2)),

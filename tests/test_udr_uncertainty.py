@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy.stats import norm
 from small_models import CPU
 from test_udr import model_of, runs_of, templates_of
 
@@ -18,7 +17,7 @@ from bids_fbn.bids.boldrun import BoldRun
 from bids_fbn.bids.outputs import RunWriter
 from bids_fbn.bids.writing import sidecar_path
 from bids_fbn.models.udr import UDR
-from bids_fbn.models.udr_error import COMMON, _factors, _scale, draw_run
+from bids_fbn.models.udr_error import DrawnRun, _factors, _scales, draw_run, limits_of
 from bids_fbn.models.udr_network import covered_in, fit_courses, fit_maps
 from bids_fbn.signal.grid import Grid
 from bids_fbn.signal.standard import load_image
@@ -68,19 +67,28 @@ def test_the_truth_of_drawn_runs_is_what_their_signal_is(ball_grid: Grid, traine
     np.testing.assert_allclose(np.mean(sizes, axis=0), 1, atol=0.05)
 
 
+@pytest.fixture(scope="module")
+def of_known(ball_grid: Grid, trained: UDR) -> tuple[UDR, list[DrawnRun]]:
+    """Trained on runs whose truth is known, and others of that kind."""
+    drawn = [
+        draw_run(trained.network, run, [7, number])
+        for number, run in enumerate(runs_of(ball_grid, 22))
+    ]
+    return model_of(ball_grid).fit([run.signals for run in drawn[:10]], CPU, seed=1), drawn[10:]
+
+
 @pytest.mark.parametrize("nominal", [0.5, 0.68, 0.9, 0.95])
 @pytest.mark.parametrize("length", [12, 24, 45])
 def test_intervals_hold_the_truth_as_often_as_they_say(
-    ball_grid: Grid, trained: UDR, nominal: float, length: int
+    of_known: tuple[UDR, list[DrawnRun]], nominal: float, length: int
 ) -> None:
+    model, runs = of_known
+    limit = limits_of(np.array(nominal), float(model.network.error_degrees))
     inside = []
-    for number, run in enumerate(runs_of(ball_grid, 22)[10:]):
-        drawn = draw_run(trained.network, run, [7, number])
+    for run in runs:
         for start in range(0, 91 - length, length):
-            maps, sd = trained.effects_of(drawn.signals, start, start + length, CPU)
-            # What all participants have in common does not exist in drawn runs.
-            away = np.abs(maps - drawn.maps_of(start, start + length)) / (sd / COMMON)
-            inside.append((away <= norm.ppf(0.5 + nominal / 2)).mean())
+            maps, sd = model.effects_of(run.signals, start, start + length, CPU)
+            inside.append((np.abs(maps - run.maps_of(start, start + length)) <= limit * sd).mean())
     assert np.mean(inside) == pytest.approx(nominal, abs=0.08)
 
 
@@ -145,13 +153,19 @@ def test_factors_of_parts_are_found_again() -> None:
     np.testing.assert_allclose(_factors(parts, squares), factors, atol=0.03)
 
 
-def test_one_scale_for_errors_of_normal_and_of_longer_tails() -> None:
+def test_size_and_tails_of_errors_are_found_again() -> None:
     chance = np.random.default_rng(0)
-    assert _scale(1.3 * np.abs(chance.standard_normal(100_000))) == pytest.approx(1.3, rel=0.03)
-    # Of the same variance but with longer tails: between what most of them and the tails ask for.
-    tailed = np.abs(chance.standard_t(3, 100_000)) / np.sqrt(3)
-    middle, far = np.quantile(tailed, [0.5, 0.95]) / norm.ppf([0.75, 0.975])
-    assert middle < _scale(tailed) < far
+    normal = np.abs(chance.standard_normal(100_000))
+    tailed = np.abs(chance.standard_t(5, 100_000)) / np.sqrt(5 / 3)
+    degrees, scales = _scales([[1.3 * normal], [0.8 * normal]])
+    assert degrees >= 20
+    assert scales == pytest.approx([1.3, 0.8], rel=0.03)
+    degrees, scales = _scales([[1.3 * tailed]])
+    assert degrees in (4, 5, 6)
+    assert scales == pytest.approx([1.3], rel=0.05)
+    # In two sets that differ: between what either asks for.
+    _, (between,) = _scales([[1.3 * normal, 0.8 * normal]])
+    assert 0.8 < between < 1.3
 
 
 def test_models_that_do_not_know_say_nothing(ball_grid: Grid) -> None:

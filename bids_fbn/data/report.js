@@ -74,11 +74,11 @@
     if (!bar) return;
     bar.hidden = false;
     bar.querySelectorAll("button").forEach((button) => button.addEventListener("click", () => {
-      const weak = new Set(plot.data.filter((t) => t.meta && t.meta.weak).map((t) => t.legendgroup));
+      const faint = new Set(plot.data.filter((t) => t.meta && t.meta.faint).map((t) => t.legendgroup));
       const networks = new Set(plot.data.filter((t) => t.meta).map((t) => t.legendgroup));
       const shown = {
         all: () => true,
-        present: (group) => !weak.has(group),
+        present: (group) => !faint.has(group),
         none: () => false,
       }[button.dataset.show];
       const visible = plot.data.map((trace) =>

@@ -217,13 +217,14 @@ class UDR(Told, NeuralModel):
             accumulate=accumulate,
         )
         group = self.network.group.cpu().numpy()
-        lengths, factors = find_error(
+        lengths, factors, degrees = find_error(
             self.network, signals, self.window, lambda runs: _prior(runs, group), seed
         )
-        self.network.set_error(torch.from_numpy(lengths), torch.from_numpy(factors))
+        self.network.set_error(torch.from_numpy(lengths), torch.from_numpy(factors), degrees)
         self.training["Error"] = {
             "Volumes": lengths.tolist(),
             "Factors": np.round(factors, 4).tolist(),
+            "DegreesOfFreedom": degrees if np.isfinite(degrees) else None,
         }
         return self
 

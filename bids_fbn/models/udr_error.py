@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from scipy.optimize import nnls
-from scipy.stats import norm
+from scipy.stats import t as student
 
 from bids_fbn.models.udr_network import N_LENGTHS, fit_maps
 from bids_fbn.nulls.series import left_by_cleaning, slow_to_fast, turned
@@ -25,7 +25,7 @@ from bids_fbn.signal.signals import Signals
 if TYPE_CHECKING:
     from bids_fbn.models.udr_network import UnrolledDualRegression
 
-__all__ = ["COMMON", "DrawnRun", "draw_run", "find_error", "stretches_of"]
+__all__ = ["COMMON", "DrawnRun", "draw_run", "find_error", "limits_of", "stretches_of"]
 
 # Runs that are drawn anew, at most: twelve numbers are found, from every voxel of each.
 _MOST_RUNS = 40
@@ -37,9 +37,13 @@ _FITS = 6
 
 # Voxels, evenly over the mask, whose single errors are kept.
 _SAMPLE = 1000
-# Errors have longer tails than a normal distribution: the shares that are asked for most are to be
-# as near to what they are called as one standard deviation allows.
+# The shares that are asked for most are to be as near to what they are called as can be.
 _SHARES = np.array([0.5, 0.68, 0.9, 0.95])
+# Errors have longer tails than a normal distribution: of Student's t, by degrees of freedom. With
+# 4 and more, 95 % are within 1.96 to 2 standard deviations, as they are used to be.
+_DEGREES = (4.0, 5.0, 6.0, 8.0, 12.0, 20.0, np.inf)
+# Share of the sampled voxels where most of a network is: there intervals have to hold too.
+_MOST_OF_IT = 0.1
 _SCALES = np.geomspace(0.5, 2, 141)
 # Of standard deviations: for what is wrong in the same way in all participants, which runs drawn
 # from what was found in them do not show. Found where the truth is known (docs/udr.md).
@@ -125,7 +129,7 @@ def find_error(
     window: int,
     prior: Prior,
     seed: int,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, float]:
     """By which factors the parts of the error count, for stretches of several lengths.
 
     Parameters
@@ -147,6 +151,8 @@ def find_error(
         Ascending.
     factors : ndarray (3, 4)
         See :meth:`UnrolledDualRegression.parts_of_error`.
+    degrees : float
+        Of freedom of Student's t, which errors are distributed as; see :func:`limits_of`.
     """
     runs = list(runs)[:: -(-len(runs) // _MOST_RUNS)]
     plain = copy.deepcopy(network)
@@ -167,7 +173,7 @@ def find_error(
     parts: list[Any] = [0.0 for _ in lengths]
     squares: list[Any] = [0.0 for _ in lengths]
     counts = [0 for _ in lengths]
-    sampled: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in lengths]
+    sampled: list[list[tuple[np.ndarray, ...]]] = [[] for _ in lengths]
     for run in drawn():
         data, covered = np.asarray(run.signals.data), run.signals.covered
         few = np.flatnonzero(covered)[:: -(-int(covered.sum()) // _SAMPLE)]
@@ -175,41 +181,104 @@ def find_error(
             for start, stop in stretches_of(len(data), length):
                 volumes = torch.from_numpy(data[start:stop])[None].to(device)
                 maps, of_maps = again.maps_and_parts(volumes)
-                error = maps[0].cpu().numpy() - run.maps_of(start, stop)
+                true = run.maps_of(start, stop)
+                error = maps[0].cpu().numpy() - true
                 parts[at] = parts[at] + of_maps[0].cpu().numpy().astype(np.float64) * covered
                 squares[at] = squares[at] + error.astype(np.float64) ** 2 * covered
                 counts[at] += 1
-                sampled[at].append((error[:, few], of_maps[0].cpu().numpy()[:, :, few]))
-    found = []
-    for at, length in enumerate(lengths):
-        if counts[at]:
-            factors = _factors(np.asarray(parts[at]) / counts[at], squares[at] / counts[at])
-            away = [
-                np.abs(error) / np.sqrt(np.einsum("n,nkv->kv", factors, of_maps))
-                for error, of_maps in sampled[at]
-            ]
-            scale = COMMON * _scale(np.concatenate(away, axis=None))
-            found.append((length, factors * scale**2))
-    found += [found[-1]] * (N_LENGTHS - len(found))
-    return np.array([at for at, _ in found]), np.stack([factors for _, factors in found])
+                sampled[at].append(
+                    (error[:, few], of_maps[0].cpu().numpy()[:, :, few], true[:, few])
+                )
+    known = [at for at in range(len(lengths)) if counts[at]]
+    factors = [
+        _factors(np.asarray(parts[at]) / counts[at], squares[at] / counts[at]) for at in known
+    ]
+    degrees, scales = _scales(
+        [_away(sampled[at], own) for at, own in zip(known, factors, strict=True)]
+    )
+    scaled = [own * (COMMON * scale) ** 2 for own, scale in zip(factors, scales, strict=True)]
+    missing = N_LENGTHS - len(known)
+    of_lengths = [lengths[at] for at in known]
+    return (
+        np.array(of_lengths + of_lengths[-1:] * missing),
+        np.stack(scaled + scaled[-1:] * missing),
+        degrees,
+    )
 
 
-def _scale(away: np.ndarray) -> float:
-    """By what factor standard deviations hold the usual shares of errors best.
+def limits_of(shares: np.ndarray, degrees: float) -> np.ndarray:
+    """How many standard deviations of its error a map is away from the truth, at most.
 
     Parameters
     ----------
-    away : ndarray (N,)
-        Errors, in standard deviations.
+    shares : ndarray (N,)
+        Of the voxels.
+    degrees : float
+        More than 2; a normal distribution if infinite.
 
     Returns
     -------
-    float
-        With it the worst of the shares is the least wrong.
+    ndarray (N,)
+
+    Examples
+    --------
+    >>> limits_of(np.array([0.5, 0.95]), 4.0).round(2)
+    array([0.52, 1.96])
+    >>> limits_of(np.array([0.5, 0.95]), np.inf).round(2)
+    array([0.67, 1.96])
     """
-    limits = norm.ppf(0.5 + _SHARES / 2)
-    held = np.searchsorted(np.sort(away), _SCALES[:, None] * limits) / len(away)
-    return float(_SCALES[np.abs(held - _SHARES).max(axis=1).argmin()])
+    of_scale: np.ndarray = student.ppf(0.5 + np.asarray(shares) / 2, degrees)
+    return of_scale * np.sqrt(1 - 2 / degrees)
+
+
+def _away(
+    sampled: Sequence[tuple[np.ndarray, ...]], factors: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Errors in standard deviations: of all sampled voxels, and of those where most of a network
+    is."""
+    away = np.concatenate(
+        [
+            np.abs(error) / np.sqrt(np.einsum("n,nkv->kv", factors, parts))
+            for error, parts, _ in sampled
+        ],
+        axis=None,
+    )
+    true = np.abs(np.concatenate([true for *_, true in sampled], axis=None))
+    return away, away[true >= np.quantile(true, 1 - _MOST_OF_IT)]
+
+
+def _scales(away: Sequence[Sequence[np.ndarray]]) -> tuple[float, list[float]]:
+    """Degrees of freedom, and by what factors standard deviations hold the usual shares best.
+
+    Parameters
+    ----------
+    away : sequence of sequence of ndarray
+        Of each length, and of it sets of errors, in standard deviations.
+
+    Returns
+    -------
+    degrees : float
+    scales : list of float
+        Of each length. With them the worst of the shares, in any set, is the least wrong.
+    """
+    ordered = [[np.sort(values) for values in sets] for sets in away]
+    found = {}
+    for degrees in _DEGREES:
+        limits = _SCALES[:, None] * limits_of(_SHARES, degrees)
+        wrong = [
+            np.max(
+                [
+                    np.abs(np.searchsorted(values, limits) / len(values) - _SHARES).max(axis=1)
+                    for values in sets
+                ],
+                axis=0,
+            )
+            for sets in ordered
+        ]
+        scales = [float(_SCALES[of_length.argmin()]) for of_length in wrong]
+        found[degrees] = max(of_length.min() for of_length in wrong), scales
+    best = min(_DEGREES, key=lambda degrees: found[degrees][0])
+    return best, found[best][1]
 
 
 def _factors(parts: np.ndarray, squares: np.ndarray) -> np.ndarray:

@@ -175,6 +175,7 @@ class UnrolledDualRegression(nn.Module):
     spread: Tensor
     error_lengths: Tensor
     error_factors: Tensor
+    error_degrees: Tensor
 
     def __init__(self, n_networks: int, n_voxels: int, repetitions: int) -> None:
         super().__init__()
@@ -184,6 +185,7 @@ class UnrolledDualRegression(nn.Module):
             self.register_buffer(name, torch.zeros(n_networks, n_voxels))
         self.register_buffer("error_lengths", torch.ones(N_LENGTHS))
         self.register_buffer("error_factors", torch.tensor([_NORMAL_MODEL] * N_LENGTHS))
+        self.register_buffer("error_degrees", torch.tensor(math.inf))
         self.log_noise = nn.Parameter(torch.full((repetitions,), math.log(_NOISE)))
         self.log_ridge = nn.Parameter(torch.full((repetitions,), math.log(_RIDGE_OF_COURSES)))
 
@@ -193,14 +195,16 @@ class UnrolledDualRegression(nn.Module):
         self.mean.copy_(mean)
         self.spread.copy_(spread)
 
-    def set_error(self, lengths: Tensor, factors: Tensor) -> None:
-        """What :func:`bids_fbn.models.udr_error.find_error` found: (3,) and (3, 4)."""
+    def set_error(self, lengths: Tensor, factors: Tensor, degrees: float) -> None:
+        """What :func:`bids_fbn.models.udr_error.find_error` found: (3,), (3, 4) and a number."""
         self.error_lengths.copy_(lengths)
         self.error_factors.copy_(factors)
+        self.error_degrees.fill_(degrees)
 
     def reset_error(self) -> None:
         """Errors as the normal model has them."""
         self.error_factors.copy_(torch.tensor([_NORMAL_MODEL] * N_LENGTHS))
+        self.error_degrees.fill_(math.inf)
 
     def forward(self, volumes: Tensor) -> tuple[Tensor, Tensor]:
         """Maps and courses of stretches.

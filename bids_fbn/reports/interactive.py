@@ -125,11 +125,11 @@ def _presence_range(overlap: Overlap) -> list[float]:
 
 
 def _trace(overlap: Overlap, p: int) -> Chart:
-    name, weak = overlap.networks[p], bool(overlap.weak[p])
+    name, faint = overlap.networks[p], bool(overlap.faint[p])
     return {
         "type": "scattergl" if len(overlap.onset) * len(overlap.networks) > 50_000 else "scatter",
         "mode": "lines",
-        "name": f"{name} (weak)" if weak else name,
+        "name": overlap.label(p),
         "legendgroup": name,
         "x": overlap.onset,
         "y": overlap.presence[:, p],
@@ -137,10 +137,10 @@ def _trace(overlap: Overlap, p: int) -> Chart:
         "yaxis": "y",
         # A step without a window is a gap, not a line across it.
         "connectgaps": False,
-        "line": {"color": network_colour(p), "width": 1 if weak else 2, "dash": dash_of(p)},
-        "opacity": 0.45 if weak else 1.0,
+        "line": {"color": network_colour(p), "width": 1 if faint else 2, "dash": dash_of(p)},
+        "opacity": 0.45 if faint else 1.0,
         "hovertemplate": f"{name}<br>%{{x:.1f}} s, {overlap.measure} %{{y:.3f}}<extra></extra>",
-        "meta": {"weak": weak},
+        "meta": {"faint": faint},
     }
 
 

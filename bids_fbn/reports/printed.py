@@ -31,16 +31,16 @@ def overlap_picture(overlap: Overlap) -> bytes:
     """IoU or amplitude over time above the ribbon of states; PNG."""
     figure = Figure(figsize=(_WIDTH_INCHES, 4.3), layout="constrained")
     above, ribbon = figure.subplots(2, 1, sharex=True, height_ratios=[6, 1])
-    for p, name in enumerate(overlap.networks):
-        weak = bool(overlap.weak[p])
+    for p in range(len(overlap.networks)):
+        faint = bool(overlap.faint[p])
         above.plot(
             overlap.onset,
             overlap.presence[:, p],
             color=network_colour(p),
             linestyle=_LINE_STYLES[dash_of(p)],
-            linewidth=0.7 if weak else 1.5,
-            alpha=0.45 if weak else 1.0,
-            label=f"{name} (weak)" if weak else name,
+            linewidth=0.7 if faint else 1.5,
+            alpha=0.45 if faint else 1.0,
+            label=overlap.label(p),
         )
     if overlap.threshold is not None:
         above.axhline(overlap.threshold, color="#444c5c", linewidth=0.8, linestyle="--")

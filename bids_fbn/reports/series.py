@@ -37,7 +37,8 @@ class Overlap:
     Parameters
     ----------
     networks : tuple of str
-    weak : ndarray (P,) of bool
+    faint : ndarray (P,) of bool
+        Networks that are drawn thin: weak by IoU, or never the state by amplitude.
     onset : ndarray (S,)
         s.
     presence : ndarray (S, P)
@@ -56,7 +57,7 @@ class Overlap:
     """
 
     networks: tuple[str, ...]
-    weak: np.ndarray
+    faint: np.ndarray
     onset: np.ndarray
     presence: np.ndarray
     measure: str
@@ -65,6 +66,12 @@ class Overlap:
     threshold: float | None
     no_state: str
     step_seconds: float
+
+    def label(self, p: int) -> str:
+        """Name of a network in a legend."""
+        if not self.faint[p]:
+            return self.networks[p]
+        return f"{self.networks[p]} ({'weak' if self.measure == 'IoU' else 'never the state'})"
 
     @property
     def states_seen(self) -> list[int]:
@@ -136,9 +143,12 @@ def overlap_of(results: ModelResults) -> Overlap:
     states = [place.get(name) for name in results.states.data["state"]]
     has_window = np.isfinite(presence).any(axis=1)
     weak = results.weak
+    seen = {state for state in states if state is not None}
     return Overlap(
         networks=networks,
-        weak=np.array([weak[name] for name in networks], dtype=bool),
+        faint=np.array(
+            [weak[name] if by_iou else place[name] not in seen for name in networks], dtype=bool
+        ),
         onset=onset,
         presence=presence,
         measure="IoU" if by_iou else "amplitude",

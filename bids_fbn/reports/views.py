@@ -97,7 +97,7 @@ def _summary_of_model(results: ModelResults, overlap: Overlap) -> dict[str, Any]
         ),
         "id": _model_id(results),
         "model": results.model,
-        "present": int((~overlap.weak).sum()),
+        "present": sum(not weak for weak in results.weak.values()),
         "networks": len(overlap.networks),
         "share_with_state": None if whole_run else _share_with_state(overlap),
         "seen": [
@@ -169,7 +169,7 @@ def model_view(
         "unsupported": shown["change"]["line"] if shown else "",
         "whole_run": window is None,
         "cards": _cards(results, brains, evidence, grey),
-        "n_weak": int(overlap.weak.sum()),
+        "n_weak": sum(results.weak.values()),
         "overlap": None if window is None else _overlap(results, overlap, folder, prefix),
         "courses": _courses(results, folder, prefix),
         "courses_caption": _courses_caption(results),
