@@ -47,7 +47,7 @@ _MOST_OF_IT = 0.1
 _SCALES = np.geomspace(0.5, 2, 141)
 # Of standard deviations: for what is wrong in the same way in all participants, which runs drawn
 # from what was found in them do not show. Found where the truth is known (docs/udr.md).
-COMMON = 1.3
+COMMON = 1.15
 # Of the mean squared error: no voxel counts as if less were expected of it.
 _LEAST_EXPECTED = 0.05
 
