@@ -148,8 +148,9 @@ def table(rows: pd.DataFrame) -> str:
         cells = []
         for data, claim, _ in CLAIMS:
             here = of_model[of_model["data"] == data]
-            p = here[claim].to_numpy(dtype=float) if claim in here else np.array([])
-            if not np.isfinite(p).any():
+            p = here[claim].to_numpy(dtype=float) if claim in here else np.full(len(here), np.nan)
+            found_nothing = "failed" in here and here["failed"].notna().all() and len(here)
+            if not np.isfinite(p).any() and not found_nothing:
                 cells.append("–")
                 continue
             # A run of which nothing could be said makes no claim.
@@ -229,7 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(table(results))
     # Of static data alone there is no network to claim.
     claimed = results.set_index(["data", "model"]).filter(["network", "dynamics"]) < ALPHA
-    worst = claimed.groupby(level=[0, 1]).mean().to_numpy().max()
+    worst = claimed.groupby(level=[0, 1]).mean().to_numpy().max(initial=0.0)
     if worst > options.most:
         print(f"\nmore false claims than {options.most:g}: {worst:g}")
         return 1
