@@ -142,6 +142,9 @@ WINDOWED = frozenset(
     {"stca", "stcnn", "udr", "untrained-stca", "pca", "ica", "sdl", "dualregression"}
 )
 TOLD = frozenset({"stcnn", "udr", "dualregression"})
+# Trained on a run they see more change in it than in surrogates (docs/methods.md): these say
+# nothing of change unless they get models of their own, or the model is of other runs.
+REFIT_FOR_CHANGE = frozenset({"stcnn"})
 # As many maps as there are networks, and no other size to choose.
 SIZELESS = frozenset({"udr", "dualregression"})
 
@@ -357,6 +360,11 @@ class Config(_Section):
         except ValidationError as error:
             origin = f" ({config_file} or the command line)" if config_file else ""
             raise InputError(*(_fault(item) + origin for item in error.errors())) from None
+
+    def tests_change(self, model: str) -> bool:
+        """Whether surrogates, as they are used, say anything of change over time by a model."""
+        of_others = self.nulls.refit_surrogates or self.models.weighted(model)
+        return of_others or model not in REFIT_FOR_CHANGE
 
     def to_toml(self) -> str:
         """All settings, in the form that ``--config-file`` reads; unset ones are left out."""

@@ -13,13 +13,14 @@ import torch
 from small_models import CPU, small
 
 from bids_fbn import evidence, models
-from bids_fbn.config import Config, ModelOptions
+from bids_fbn.config import MODELS, Config, ModelOptions
 from bids_fbn.evaluation.assess import fitted
 from bids_fbn.evidence import Method, dynamic_evidence, half_evidence, search_evidence
 from bids_fbn.networks.maps import SupportRule
 from bids_fbn.networks.states import StateRule
 from bids_fbn.networks.templates import TemplateSet
 from bids_fbn.nulls.pvalues import network_p
+from bids_fbn.reports import methods_evidence
 from bids_fbn.signal.grid import Grid
 from bids_fbn.signal.signals import Signals
 
@@ -240,6 +241,29 @@ def test_without_surrogates_measures_stand_alone(windowed: tuple[Method, Signals
     assert rows["observed"].notna().any()
     assert rows["p"].isna().all()
     assert rows["p_corrected"].isna().all()
+
+
+def test_surrogates_say_nothing_of_a_model_that_fits_its_own_run_better(
+    windowed: tuple[Method, Signals],
+) -> None:
+    method, run = windowed
+    networks, _ = method.networks(method.model, run)
+    rows = table(dynamic_evidence(replace(method, tests_change=False), run, networks, 3, "phase"))
+    assert rows["observed"].notna().any()
+    assert rows["p"].isna().all()
+
+
+def test_what_surrogates_can_say_of_change() -> None:
+    def says(name: str, **options: Any) -> bool:
+        given = {"bids_dir": Path(), "output_dir": Path(), "model": (name,), **options}
+        return Config.from_options(given).tests_change(name)
+
+    assert all(says(name) == (name != "stcnn") for name in MODELS)
+    assert says("stcnn", refit_surrogates=True)
+    config = Config.from_options({"bids_dir": Path(), "output_dir": Path(), "model": ("stcnn",)})
+    text = methods_evidence.weighing(config, [], None)
+    assert "stcnn was trained on the run itself" in text
+    assert "correlations in these are static" not in text.lower()
 
 
 @pytest.mark.parametrize("name", ["scaae", "pca"])

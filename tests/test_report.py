@@ -369,6 +369,17 @@ def test_without_surrogates_nothing_stands(study: Study) -> None:
     assert "0 of 4" in page.text
 
 
+def test_change_is_not_tested_where_surrogates_say_nothing_of_it(study: Study) -> None:
+    weighed = evidence_table()
+    of_change = weighed["claim"] == "dynamics"
+    weighed.loc[of_change, ["p", "p_corrected", "null_mean", "null_low", "null_high"]] = np.nan
+    weighed.loc[of_change, "n_surrogates"] = 0
+    study.add("1", weighed=weighed)
+    page = Page(write_report(study.out, "01", config=study.config()))
+    assert "Not tested, since the model was trained on this run" in page.text
+    assert "No surrogates were made" not in page.text
+
+
 def test_too_few_surrogates_are_not_taken_for_chance(study: Study) -> None:
     study.add("1", weighed=evidence_table(19, beyond=("Visual",)))
     page = Page(write_report(study.out, "01", config=study.config()))

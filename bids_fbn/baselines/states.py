@@ -29,9 +29,6 @@ class _VolumeStates(Baseline):
     """A state for each volume; its candidate is the mean of the run's volumes in that state."""
 
     slides = False
-    # How unlike the maps of a few states are, whenever they come: not how the brain changes. With
-    # it change is seen too often in simulated static runs (docs/methods.md).
-    unmeasured = frozenset({"iou_variation"})
 
     @property
     def window(self) -> int:

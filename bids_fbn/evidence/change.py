@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,16 +22,9 @@ __all__ = ["dynamic_evidence", "dynamic_measures"]
 
 
 def dynamic_measures(
-    networks: RunNetworks,
-    steps: Steps,
-    rule: StateRule,
-    names: Sequence[str],
-    left_out: Collection[str] = (),
+    networks: RunNetworks, steps: Steps, rule: StateRule, names: Sequence[str]
 ) -> dict[tuple[str, str], float]:
-    """All that is said of change over time, as (measure, network or ``all``) → value.
-
-    `left_out` are measures that say nothing of this kind of model.
-    """
+    """All that is said of change over time, as (measure, network or ``all``) → value."""
     states = networks.states(rule)
     summary = summarize_states(states, steps.valid, len(names), steps.seconds)
     visits = summary.visits.sum()
@@ -43,7 +36,6 @@ def dynamic_measures(
     series["iou_variation"] = _spread_over_time(networks.iou)
     if networks.amplitude is not None:
         series["amplitude_variation"] = _spread_over_time(networks.amplitude)
-    series = {measure: of for measure, of in series.items() if measure not in left_out}
     whole = {
         **{measure: _mean(values) for measure, values in series.items()},
         "switching_rate": summary.switching_rate,
@@ -88,6 +80,7 @@ def dynamic_evidence(
     networks : RunNetworks
         Of the run itself.
     n_surrogates : int
+        None are made for a method that :attr:`~Method.tests_change` says no to.
     kind : {"phase", "var"}
         See :func:`~bids_fbn.nulls.series.surrogate_runs`.
     store : Path, optional
@@ -103,15 +96,13 @@ def dynamic_evidence(
     steps = method.model.steps(signals, method.stride)
     if len(steps) < 2:
         return []
-
-    def measures(of: RunNetworks, steps: Steps) -> dict[tuple[str, str], float]:
-        left_out = method.model.unmeasured
-        return dynamic_measures(of, steps, method.state_rule, names, left_out)
-
-    observed = measures(networks, steps)
+    observed = dynamic_measures(networks, steps, method.state_rule, names)
+    if not method.tests_change:
+        n_surrogates = 0
 
     def measured(surrogate: Signals) -> list[float]:
-        return list(measures(*method.networks(method.on(surrogate), surrogate)).values())
+        found, steps = method.networks(method.on(surrogate), surrogate)
+        return list(dynamic_measures(found, steps, method.state_rule, names).values())
 
     null = over_surrogates(
         surrogate_runs(signals, kind, n_surrogates, method.seed),

@@ -67,6 +67,8 @@ class Method:
     budget : int
         Maps in an equal budget.
     seed : int
+    tests_change : bool
+        Whether surrogates as they are used here say anything of change over time.
     """
 
     model: Model
@@ -79,6 +81,7 @@ class Method:
     stride: int
     budget: int
     seed: int
+    tests_change: bool = True
 
     @classmethod
     def of(
@@ -118,6 +121,7 @@ class Method:
             stride=config.models.stride,
             budget=config.nulls.budget,
             seed=config.compute.random_seed,
+            tests_change=refit or config.tests_change(model.name),
         )
 
     def on(self, signals: Signals) -> Model:

@@ -50,8 +50,6 @@ class Model(ABC):
     """Template networks that each of its maps is of, for a model that knows."""
     fits_anew: ClassVar[bool] = False
     """Whether fitting is cheap enough to be repeated for every surrogate."""
-    unmeasured: ClassVar[frozenset[str]] = frozenset()
-    """Measures of change over time that say nothing of such a model."""
 
     has_courses: bool = False
     """Whether :meth:`courses` gives any."""

@@ -54,6 +54,10 @@ _NULLS: Mapping[str, str] = {
 }
 _SHORT: Mapping[str, str] = {"fields": "random maps", "noise": "runs of noise"}
 _NO_SURROGATES = "No surrogates were made"
+_OF_THIS_RUN = (
+    "Not tested, since the model was trained on this run and surrogates need models of their own "
+    "(--refit-surrogates, or --weights of other runs)"
+)
 _CHANGE_BADGES = {
     "stands": "differs from static",
     "chance": "as in a static run",
@@ -218,7 +222,8 @@ def _change(evidence: Evidence) -> dict[str, Any]:
         return {"sentence": sentence, "line": sentence, "rows": [], "too_few": ""}
     n_tested = int(whole["p_corrected"].notna().sum())
     if not n_tested:
-        sentence = line = f"{_NO_SURROGATES}: nothing speaks for change over time."
+        why = _OF_THIS_RUN if evidence.surrogates().get("network") else _NO_SURROGATES
+        sentence = line = f"{why}: nothing speaks for change over time."
     elif evidence.n_changes:
         stand = [_MEASURES[m][0].split(",")[0] for m in whole.index[whole["p_corrected"] < ALPHA]]
         differ = "differs" if len(stand) == 1 else "differ"

@@ -121,6 +121,14 @@ def _dynamics(config: Config, models: Sequence[str]) -> str:
     nulls = config.nulls
     if not nulls.n_surrogates:
         return "No surrogates were made over time: nothing speaks for change over time."
+    untested = [n for n in models if not config.tests_change(n)]
+    models = [n for n in models if n not in untested]
+    trained = (
+        f"{_names(untested)} {'was' if len(untested) == 1 else 'were'} trained on the run itself"
+    )
+    why = f"{trained}, which surrogates are not: nothing speaks for change over time there."
+    if not models:
+        return why
     given = [n for n in models if config.models.weighted(n)]
     applied = [
         n for n in models if n in given or (n not in BASELINES and not nulls.refit_surrogates)
@@ -141,6 +149,7 @@ def _dynamics(config: Config, models: Sequence[str]) -> str:
         f"entropies, states visited) were held against those of {nulls.n_surrogates:,} "
         f"{_STATIC[nulls.surrogates]}, {how}. Correlations in these are static, so what changes "
         "there is chance; p is two-sided, corrected over the measures."
+        f"{' ' + why if untested else ''}"
     )
 
 
