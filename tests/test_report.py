@@ -378,6 +378,14 @@ def test_change_is_not_tested_where_surrogates_say_nothing_of_it(study: Study) -
     page = Page(write_report(study.out, "01", config=study.config()))
     assert "Not tested, since the model was trained on this run" in page.text
     assert "No surrogates were made" not in page.text
+    weighed.loc[weighed["null"] == "noise", ["p", "p_corrected", "n_surrogates"]] = (
+        np.nan,
+        np.nan,
+        0,
+    )
+    study.add("1", weighed=weighed)
+    page = Page(write_report(study.out, "01", config=study.config(nulls={"n_surrogates": 0})))
+    assert "Not tested, since the model was trained on this run" not in page.text
 
 
 def test_too_few_surrogates_are_not_taken_for_chance(study: Study) -> None:

@@ -222,7 +222,10 @@ def _change(evidence: Evidence) -> dict[str, Any]:
         return {"sentence": sentence, "line": sentence, "rows": [], "too_few": ""}
     n_tested = int(whole["p_corrected"].notna().sum())
     if not n_tested:
-        why = _OF_THIS_RUN if evidence.surrogates().get("network") else _NO_SURROGATES
+        # As many are made of noise as of the run, if any.
+        noise = evidence.searches.get("noise")
+        could = noise is not None and count_surrogates(noise) > 0
+        why = _OF_THIS_RUN if could else _NO_SURROGATES
         sentence = line = f"{why}: nothing speaks for change over time."
     elif evidence.n_changes:
         stand = [_MEASURES[m][0].split(",")[0] for m in whole.index[whole["p_corrected"] < ALPHA]]
