@@ -378,6 +378,8 @@ def test_change_is_not_tested_where_surrogates_say_nothing_of_it(study: Study) -
     page = Page(write_report(study.out, "01", config=study.config()))
     assert "Not tested, since the model was trained on this run" in page.text
     assert "No surrogates were made" not in page.text
+    # Not 0 of them: nobody looked.
+    assert "measures of change differ from a static run" not in page.text
     weighed.loc[weighed["null"] == "noise", ["p", "p_corrected", "n_surrogates"]] = (
         np.nan,
         np.nan,

@@ -100,6 +100,11 @@ class Evidence:
         return sum(verdict == "stands" for verdict in self.verdicts.values())
 
     @property
+    def tests_change(self) -> bool:
+        """Whether anything says if change over time is more than that of a static run."""
+        return bool(self.whole["p_corrected"].notna().any())
+
+    @property
     def n_changes(self) -> int:
         """Measures of change over time, of the run as a whole, that differ from a static run."""
         return int((self.whole["p_corrected"] < ALPHA).sum())

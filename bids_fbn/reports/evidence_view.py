@@ -92,7 +92,7 @@ def _tiles(evidence: Evidence) -> list[dict[str, Any]]:
             "stands": evidence.n_networks > 0,
         }
     ]
-    if len(evidence.whole):
+    if evidence.tests_change:
         tiles.append(
             {
                 "value": f"{evidence.n_changes} of {len(evidence.whole)}",
@@ -220,8 +220,7 @@ def _change(evidence: Evidence) -> dict[str, Any]:
     if not len(whole):
         sentence = "There are too few time steps to say anything of change over time."
         return {"sentence": sentence, "line": sentence, "rows": [], "too_few": ""}
-    n_tested = int(whole["p_corrected"].notna().sum())
-    if not n_tested:
+    if not evidence.tests_change:
         # As many are made of noise as of the run, if any.
         noise = evidence.searches.get("noise")
         could = noise is not None and count_surrogates(noise) > 0
@@ -249,8 +248,8 @@ def _change(evidence: Evidence) -> dict[str, Any]:
         "sentence": sentence,
         "line": line,
         "too_few": _too_few(whole),
-        "tested": n_tested > 0,
-        "axis": axis_picture(scale, 2.0) if n_tested else "",
+        "tested": evidence.tests_change,
+        "axis": axis_picture(scale, 2.0) if evidence.tests_change else "",
         "rows": [
             _change_row(measure, verdict, row, scale, _levels(evidence).get(measure, ""))
             for verdict, (measure, row) in zip(verdicts_of(whole), whole.iterrows(), strict=True)

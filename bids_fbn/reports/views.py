@@ -93,7 +93,9 @@ def _summary_of_model(results: ModelResults, overlap: Overlap) -> dict[str, Any]
         "whole_run": whole_run,
         "beyond": evidence and evidence.n_networks,
         "changes": (
-            (evidence.n_changes, len(evidence.whole)) if evidence and len(evidence.whole) else None
+            (evidence.n_changes, len(evidence.whole))
+            if evidence and evidence.tests_change
+            else None
         ),
         "id": _model_id(results),
         "model": results.model,
