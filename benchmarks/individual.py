@@ -1,6 +1,6 @@
 """How much of other volumes do maps of a participant explain, and are they that participant's?
 
-    python benchmarks/individual.py DATASET [--components K] [--seeds] [--folds 3] [--rows FILE]
+    python benchmarks/individual.py DATASET [--components K] [--seeds [--keep DIR]] [--rows FILE]
     python benchmarks/individual.py DATASET --untrained
 
 K maps, made from a half of a run and from 30 volumes of it. The networks are those of a template
@@ -8,7 +8,8 @@ set or, with --components, K components of a group ICA of the training participa
 are told of them: the group maps themselves, the mean of the others' maps, dual regression,
 template ICA by EM, shrinkage (the posterior mean of UDR's prior, nothing learned) and UDR. Methods
 that are not: ICA and dictionary learning of the same volumes and, with --seeds, STCA and SCAAE
-trained on them, whose maps are then matched one to one to the group maps by |r|.
+trained on them, whose maps are then matched one to one to the group maps by |r|. Their training is
+most of the time and knows nothing of the networks: with --keep DIR another call finds it there.
 
 With --untrained no UDR is trained, and shrinkage is shown by how often courses and maps are fitted
 to each other, by how much more noise there is taken to be than if volumes were independent, and
@@ -35,12 +36,12 @@ import numpy as np
 import pandas as pd
 import torch
 from common import cleaned, write_rows
+from joblib import Memory, Parallel, delayed
 from torch import Tensor
 
 from bids_fbn import models
 from bids_fbn.config import ModelOptions
 from bids_fbn.environment import prepare_environment
-from bids_fbn.models.base import Model
 from bids_fbn.models.compute import Compute, choose_compute
 from bids_fbn.models.template_ica import template_ica
 from bids_fbn.models.udr import UDR
@@ -155,26 +156,39 @@ def learned(
     n_volumes = volumes.shape[1]
     asked = ModelOptions(model=(name,), sloppy=options.sloppy, epochs=options.epochs)
     if name in SEEDS:
-        window = models.create(name, asked, run.grid).window
-        asked = asked.model_copy(update={"window": min(window or 1, int(WINDOW * n_volumes))})
+        window = min(models.create(name, asked, run.grid).window or 1, int(WINDOW * n_volumes))
+        asked = asked.model_copy(update={"window": window if window > 1 else None})
     else:
         asked = asked.model_copy(update={"channels": min(len(group), n_volumes - 1)})
-    found = []
-    for of_one in volumes:
-        data = (of_one - of_one.mean(dim=0)).numpy()
-        stretch = Signals(
-            data, run.grid, run.repetition_time, np.arange(n_volumes), n_volumes, data.any(axis=0)
-        )
-        with torch.enable_grad():
-            model = models.create(name, asked, run.grid).fit([stretch], compute, options.seed)
-        found.append(scaled(_matched(_candidates(model, stretch, compute), group), of_one))
-    return torch.stack(found)
+    fitted = _candidates
+    if name in SEEDS:
+        fitted = Memory(options.keep, verbose=0).cache(_candidates, ignore=["run", "compute"])
+    found = Parallel(options.processes)(
+        delayed(fitted)(name, of_one.numpy(), asked.model_dump_json(), options.seed, run, compute)
+        for of_one in volumes
+    )
+    return torch.stack(
+        [
+            scaled(_matched(torch.from_numpy(maps), group), of_one)
+            for maps, of_one in zip(found, volumes, strict=True)
+        ]
+    )
 
 
-def _candidates(model: Model, stretch: Signals, compute: Compute) -> Tensor:
+def _candidates(
+    name: str, volumes: np.ndarray, asked: str, seed: int, run: Signals, compute: Compute
+) -> np.ndarray:
+    """Maps (N, V) of a model with the options `asked` (JSON), fitted to volumes (T, V)."""
+    torch.set_num_threads(1)
+    data = volumes - volumes.mean(axis=0)
+    n = len(data)
+    stretch = Signals(data, run.grid, run.repetition_time, np.arange(n), n, data.any(axis=0))
+    options = ModelOptions.model_validate_json(asked)
+    with torch.enable_grad():
+        model = models.create(name, options, run.grid).fit([stretch], compute, seed)
     maps = torch.cat([maps.flatten(0, 1) for _, maps in model.maps(stretch, compute)])
     # The logits of STCA and SCAAE have no zero of their own.
-    return zscore_maps(maps) if model.name in SEEDS else maps
+    return (zscore_maps(maps) if name in SEEDS else maps).numpy()
 
 
 def _matched(candidates: Tensor, group: Tensor) -> Tensor:
@@ -353,6 +367,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--components", type=int, metavar="K", help="of a group ICA, rather than templates"
     )
     parser.add_argument("--seeds", action="store_true", help="STCA and SCAAE too (slow)")
+    parser.add_argument("--keep", type=Path, help="folder for what they found; read if it has it")
+    parser.add_argument("--processes", type=int, default=1, help="participants fitted at a time")
     parser.add_argument("--untrained", action="store_true", help="settings of shrinkage instead")
     parser.add_argument("--folds", type=int, default=3)
     parser.add_argument("--epochs", type=int, help="of the recipe")
