@@ -105,7 +105,7 @@ def claims_of(
         row["dynamics"] = whole["p_corrected"].min()
     if data == "noise" and "network" in options.claims:
         search = pd.DataFrame(
-            evidence.search_evidence(method, signals, options.surrogates, options.maps)
+            evidence.network_evidence(method, signals, options.surrogates, options.maps)
         )
         row |= search.groupby("null")["p_corrected"].min().to_dict()
         row["network"] = network_p(search).min()

@@ -50,7 +50,7 @@ NUISANCE_COMPONENTS = (
 
 # Results change when these definitions do; raised by hand whenever a change of the code makes
 # the same options give other numbers, so that old and new results are never mixed.
-RESULTS_VERSION = 7
+RESULTS_VERSION = 8
 
 Label = Annotated[str, Field(pattern=r"^[0-9a-zA-Z+]+$")]
 
@@ -142,11 +142,14 @@ WINDOWED = frozenset(
     {"stca", "stcnn", "udr", "untrained-stca", "pca", "ica", "sdl", "dualregression"}
 )
 TOLD = frozenset({"stcnn", "udr", "dualregression"})
+# Of these, the ones that fit courses to maps which they do not take from the run: they have
+# amplitudes, and their networks stand by coherence.
+GIVEN_MAPS = frozenset({"udr", "dualregression"})
 # Trained on a run they see more change in it than in surrogates (docs/methods.md): these say
 # nothing of change unless they get models of their own, or the model is of other runs.
 REFIT_FOR_CHANGE = frozenset({"stcnn"})
 # As many maps as there are networks, and no other size to choose.
-SIZELESS = frozenset({"udr", "dualregression"})
+SIZELESS = GIVEN_MAPS
 
 
 class ModelOptions(_Section):

@@ -17,7 +17,7 @@ import pandas as pd
 from bids_fbn.bids.naming import MODEL_OUTPUTS, OUTPUTS, SIGNAL_OUTPUTS
 from bids_fbn.bids.reading import output_layout
 from bids_fbn.bids.writing import sidecar_path
-from bids_fbn.config import TOLD
+from bids_fbn.config import GIVEN_MAPS, TOLD
 
 __all__ = ["check_output"]
 
@@ -151,18 +151,24 @@ def _check_run(layout: Any, decomposition: Path) -> str:
 def _check_evidence(
     evidence: pd.DataFrame, metrics: pd.DataFrame, networks: list[str], model: str
 ) -> None:
+    measure = "coherence" if model in GIVEN_MAPS else "iou_search"
+    claimed = evidence[evidence["measure"] == measure]
+    # Beside random maps, and beside noise; what learns networks by name beside noise alone.
+    nulls = ["noise"] if model in TOLD - GIVEN_MAPS else ["fields", "noise"]
+    assert list(claimed["network"]) == networks * len(nulls)
+    assert list(claimed["null"].unique()) == nulls
     search = evidence[evidence["measure"] == "iou_search"]
-    # Beside random maps, and beside noise; what searches nothing beside noise alone.
-    nulls = ["noise"] if model in TOLD else ["fields", "noise"]
-    assert list(search["network"]) == networks * len(nulls)
-    assert list(search["null"].unique()) == nulls
     assert np.allclose(search["observed"][: len(networks)], metrics["iou_search"])
+    if model in GIVEN_MAPS:
+        assert np.allclose(claimed["observed"][: len(networks)], metrics["coherence"])
+    else:
+        assert metrics["coherence"].isna().all()
     for name in ("p", "p_corrected"):
         tested = evidence[evidence[name].notna()]
         assert (tested[name] >= 1 / (tested["n_surrogates"].max() + 1) - 1e-6).all()
         assert (tested[name] <= 1).all()
-    both = search["p_corrected"].notna()
-    assert (search["p_corrected"][both] >= search["p"][both] - 1e-6).all()
+    both = claimed["p_corrected"].notna()
+    assert (claimed["p_corrected"][both] >= claimed["p"][both] - 1e-6).all()
 
 
 def check_output(root: Path) -> list[str]:

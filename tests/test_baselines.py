@@ -14,8 +14,9 @@ from bids_fbn import models
 from bids_fbn.baselines.base import Baseline
 from bids_fbn.baselines.decomposition import learn_dictionary, principal_maps
 from bids_fbn.baselines.regression import dual_regression
-from bids_fbn.config import BASELINES, MODELS, TOLD, TRAINED, WINDOWED, ModelOptions
+from bids_fbn.config import BASELINES, GIVEN_MAPS, MODELS, TOLD, TRAINED, WINDOWED, ModelOptions
 from bids_fbn.errors import InputError, RunError
+from bids_fbn.models.base import Model
 from bids_fbn.networks.templates import TemplateSet
 from bids_fbn.signal.grid import Grid
 from bids_fbn.signal.signals import Signals
@@ -250,6 +251,7 @@ def test_what_the_configuration_says_of_models_is_what_they_are(ball_grid: Grid)
         assert (name in BASELINES) == isinstance(model, Baseline) == model.fits_anew, name
         assert (name in WINDOWED) == (model.window == 12), name
         assert (name in TOLD) == bool(model.networks), name
+        assert (name in GIVEN_MAPS) == (type(model).course_maps is not Model.course_maps), name
         epochs = "epochs" in vars(model.recipe) and not name.startswith("untrained")
         assert (name in TRAINED) == epochs, name
 

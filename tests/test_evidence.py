@@ -15,11 +15,12 @@ from small_models import CPU, small
 from bids_fbn import evidence, models
 from bids_fbn.config import MODELS, Config, ModelOptions
 from bids_fbn.evaluation.assess import fitted
-from bids_fbn.evidence import Method, dynamic_evidence, half_evidence, search_evidence
+from bids_fbn.evidence import Method, dynamic_evidence, half_evidence, network_evidence
+from bids_fbn.networks.courses import Coherence
 from bids_fbn.networks.maps import SupportRule
 from bids_fbn.networks.states import StateRule
 from bids_fbn.networks.templates import TemplateSet
-from bids_fbn.nulls.pvalues import network_p
+from bids_fbn.nulls.pvalues import claim_of_networks, network_p
 from bids_fbn.reports import methods_evidence
 from bids_fbn.signal.grid import Grid
 from bids_fbn.signal.signals import Signals
@@ -74,31 +75,51 @@ def table(rows: list[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(evidence.COLUMNS))
 
 
-# Dual regression finds something like its templates, of ten voxels, in any noise.
-@pytest.mark.parametrize(
-    ("name", "alpha"), [("ica", 0.05), ("pca", 0.05), ("dualregression", 0.1)]
-)
+@pytest.mark.parametrize("name", ["ica", "pca", "dualregression"])
 def test_networks_that_are_there_stand_out(
-    name: str, alpha: float, ball_grid: Grid, templates: TemplateSet
+    name: str, ball_grid: Grid, templates: TemplateSet
 ) -> None:
     run = run_of(ball_grid, 60)
     method = method_of(name, run, templates, channels=4, window=None)
-    found = table(search_evidence(method, run, 29, 99))
-    # What starts from the templates finds them in random maps too: there is nothing to search.
-    nulls = ["noise"] if method.model.networks else ["fields", "noise"]
-    assert list(found["network"]) == len(nulls) * [*NAMES]
-    assert list(found["null"]) == [null for null in nulls for _ in NAMES]
-    assert (found["p_corrected"] < alpha).all()
+    rows = table(network_evidence(method, run, 29, 99))
+    found = rows[rows["measure"] == claim_of_networks(rows)]
+    assert list(found["network"]) == 2 * [*NAMES]
+    assert list(found["null"]) == [null for null in ("fields", "noise") for _ in NAMES]
+    assert (found["p_corrected"] < 0.05).all()
     assert (found["observed"] > found["null_high"]).all()
-    assert list(network_p(found).index) == list(NAMES)
+    assert list(network_p(rows).index) == list(NAMES)
+
+
+def test_networks_whose_maps_are_given_stand_by_coherence(
+    ball_grid: Grid, templates: TemplateSet
+) -> None:
+    run = run_of(ball_grid, 60)
+    method = method_of("dualregression", run, templates, window=20)
+    rows = table(network_evidence(method, run, 4, 9)).set_index("measure")
+    assert claim_of_networks(rows.reset_index()) == "coherence"
+    assert list(rows.index) == 4 * ["coherence"] + 2 * ["iou_search"]
+    coherent = rows.loc["coherence"]
+    assert list(coherent["n_surrogates"]) == [9, 9, 4, 4]
+    covered = run.covered
+    places = run.grid.coordinates[covered]
+    of_run = Coherence(np.asarray(run.data)[:, covered], places).of(templates.maps[:, covered])
+    assert np.allclose(coherent["observed"][:2], np.tanh(of_run), atol=1e-4)
+    # It overlaps with its templates in anything.
+    assert rows.loc["iou_search", "p"].isna().all()
+    assert rows.loc["iou_search", "observed"].notna().all()
 
 
 @pytest.mark.parametrize("name", ["ica", "dualregression"])
-def test_of_noise_nothing_stands_out(name: str, ball_grid: Grid, templates: TemplateSet) -> None:
-    run = noise(ball_grid)
-    method = method_of(name, run, templates, channels=4, window=None)
-    found = table(search_evidence(method, run, 19, 99))
-    assert (network_p(found) > 0.05).all()
+def test_of_noise_hardly_anything_stands_out(
+    name: str, ball_grid: Grid, templates: TemplateSet
+) -> None:
+    claimed = 0
+    for seed in range(6):
+        run = noise(ball_grid, seed=seed)
+        method = method_of(name, run, templates, channels=4, window=None)
+        claimed += (network_p(table(network_evidence(method, run, 20, 49))) < 0.05).any()
+    # By chance more than once in 30 times at most.
+    assert claimed <= 1
 
 
 def test_untrained_networks_are_held_against_noise_that_they_have_seen_too(
@@ -109,7 +130,7 @@ def test_untrained_networks_are_held_against_noise_that_they_have_seen_too(
     method = Method(
         model, lambda: model, False, CPU, templates, SupportRule(), StateRule(), 1, 4, 0
     )
-    found = table(search_evidence(method, run, 3, 50))
+    found = table(network_evidence(method, run, 3, 50))
     assert list(found["n_surrogates"]) == [50, 50, 3, 3]
     assert np.isfinite(found["null_mean"]).all()
 
@@ -190,13 +211,34 @@ def test_dynamics_are_taken_up_again_where_they_were_left(
     pd.testing.assert_frame_equal(table(again), table(whole))
 
 
-def test_the_search_is_taken_up_again_where_it_was_left(
+def test_coherence_is_taken_up_again_where_it_was_left(
     windowed: tuple[Method, Signals], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     method, run = windowed
-    whole = search_evidence(method, run, 5, 9)
+    whole = network_evidence(method, run, 5, 9)
+    store = tmp_path / "kept" / "coherence"
+    network_evidence(method, run, 2, 9, store)
+    measured = []
+    original = Coherence.__init__
+
+    def counted(self: Coherence, *args: Any) -> None:
+        measured.append(1)
+        original(self, *args)
+
+    monkeypatch.setattr(Coherence, "__init__", counted)
+    again = network_evidence(method, run, 5, 9, store)
+    assert len(measured) == 1 + 3  # the run itself, and the surrogates that were left
+    pd.testing.assert_frame_equal(table(again), table(whole))
+
+
+def test_the_search_is_taken_up_again_where_it_was_left(
+    ball_grid: Grid, templates: TemplateSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_of(ball_grid, 60)
+    method = method_of("pca", run, templates, window=10, channels=2)
+    whole = network_evidence(method, run, 5, 9)
     store = tmp_path / "kept" / "search"
-    search_evidence(method, run, 2, 9, store)
+    network_evidence(method, run, 2, 9, store)
     searched = []
     original = Method.budget_maps
 
@@ -205,7 +247,7 @@ def test_the_search_is_taken_up_again_where_it_was_left(
         return original(self, *args)
 
     monkeypatch.setattr(Method, "budget_maps", counted)
-    again = search_evidence(method, run, 5, 9, store)
+    again = network_evidence(method, run, 5, 9, store)
     assert len(searched) == 1 + 3  # the run itself, and the surrogates that were left
     pd.testing.assert_frame_equal(table(again), table(whole))
 

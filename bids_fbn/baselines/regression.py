@@ -10,12 +10,7 @@ from torch import Tensor
 from bids_fbn.baselines.base import Baseline, BaselineRecipe
 from bids_fbn.models.compute import Compute
 from bids_fbn.models.told import Told
-from bids_fbn.networks.amplitude import (
-    RCOND,
-    inverse_of,
-    spatial_regression,
-    window_amplitudes,
-)
+from bids_fbn.networks.courses import RCOND, inverse_of, spatial_regression
 from bids_fbn.networks.maps import zscore_maps
 from bids_fbn.signal.signals import Signals
 
@@ -94,5 +89,6 @@ class DualRegression(Told, Baseline):
         )
         return np.asarray(zscore_maps(courses.T).T)
 
-    def amplitudes(self, signals: Signals, stride: int = 1) -> tuple[np.ndarray, np.ndarray]:
-        return window_amplitudes(signals, self.learned["maps"], self.steps(signals, stride))
+    @property
+    def course_maps(self) -> np.ndarray:
+        return self.learned["maps"]

@@ -64,10 +64,15 @@ METRICS: Columns = {
         "Description": "IoU of the map that a one-to-one assignment gives to the template, among "
         "an equal budget of maps: those that explain most of the run, whatever the method"
     },
+    "coherence": {
+        "Description": "Pearson correlation of the courses that two halves of the network's "
+        "voxels give (tanh of the mean z of four chessboards); of models whose maps are given "
+        "before the run is seen (dualregression, udr), else n/a"
+    },
     "p": {
-        "Description": "p of iou_search: the higher of those by two nulls, random maps as smooth "
-        "as the candidates, and the method on runs of noise; the evidence table has both. Of a "
-        "model that knows its networks, which does not search, that by runs of noise"
+        "Description": "p that the network is there: of coherence if it has one, else of "
+        "iou_search; the higher of those by two nulls, random maps and runs of noise, which the "
+        "evidence table has both. Of stcnn, which does not search, that by runs of noise"
     },
     "p_corrected": {"Description": "The same, corrected over the templates by the maximum"},
     "iou_other_half": {
@@ -110,7 +115,11 @@ EVIDENCE: Columns = {
         "Description": "What was measured",
         "Levels": {
             "iou_search": "IoU of the template with the map that a one-to-one assignment gives "
-            "it, among the budget of maps that explain most of the run",
+            "it, among the budget of maps that explain most of the run; of models that know their "
+            "networks, with the mean map of the network",
+            "coherence": "correlation of the courses that two halves of the network's voxels "
+            "give, all networks fitted at once in each half: blocks of 45 mm like a chessboard, "
+            "four positions of it, tanh of the mean z",
             "iou_selected": "the same in the half of the run in which the map was chosen",
             "iou_other_half": "IoU of the template with the map of the other half that is most "
             "like the chosen one; mean of both ways",
@@ -152,8 +161,8 @@ EVIDENCE: Columns = {
     "null": {
         "Description": "Of what the surrogates are",
         "Levels": {
-            "fields": "sets of random maps as smooth and as correlated as the candidates; not for "
-            "models that know their networks",
+            "fields": "sets of random maps as smooth and as correlated as the candidates; of "
+            "coherence, as the maps of the networks, and with their values",
             "noise": "runs of noise as smooth as the run, with its mean spectrum and cleaned like "
             "it, to which the method was applied in the same way",
             "phase": "random phases, the same for all voxels or networks: static correlation; a "

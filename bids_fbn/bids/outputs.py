@@ -474,6 +474,7 @@ class RunWriter:
                 "fraction_present": networks.present / max(1, n_valid),
                 "iou_mean": networks.iou[valid].mean(axis=0) if n_valid else np.nan,
                 "iou_search": results.of_networks("iou_search"),
+                "coherence": results.of_networks("coherence"),
                 "p": results.p_of_networks("p"),
                 "p_corrected": results.p_of_networks("p_corrected"),
                 "iou_other_half": results.of_networks("iou_other_half"),

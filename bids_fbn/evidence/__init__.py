@@ -1,8 +1,9 @@
 """What speaks for the networks that a model has found in a run, and what does not.
 
 ========================  ====================================================================
-:func:`search_evidence`   the overlap with the templates, beside what the same search finds
-                          where there is nothing
+:func:`network_evidence`  whether the networks are there: the overlap with the templates, beside
+                          what the same search finds where there is nothing; or, of models that
+                          are told of them, whether their voxels go together
 :func:`half_evidence`     what was chosen in one half of the run, scored in the other
 :func:`dynamic_evidence`  measures of change over time, beside those of a run without dynamics
 :func:`task_evidence`     courses beside the task
@@ -15,11 +16,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from bids_fbn.evidence.change import dynamic_evidence, dynamic_measures
+from bids_fbn.evidence.coherence import coherence_evidence
 from bids_fbn.evidence.halves import HalfEvidence, half_evidence
 from bids_fbn.evidence.method import Method, state_rule, support_rule
 from bids_fbn.evidence.search import search_evidence
@@ -41,12 +43,43 @@ __all__ = [
     "dynamic_evidence",
     "dynamic_measures",
     "half_evidence",
-    "search_evidence",
+    "network_evidence",
     "state_rule",
     "support_rule",
     "task_evidence",
     "weigh",
 ]
+
+
+def network_evidence(
+    method: Method,
+    signals: Signals,
+    n_surrogates: int,
+    n_surrogate_maps: int,
+    store: Path | None = None,
+) -> list[dict[str, Any]]:
+    """Whether the networks are there.
+
+    Parameters
+    ----------
+    method : Method
+    signals : Signals
+    n_surrogates : int
+        Runs of noise.
+    n_surrogate_maps : int
+        Sets of random maps.
+    store : Path, optional
+        File that keeps what is found in each run of noise as it comes; taken up again.
+
+    Returns
+    -------
+    list of dict
+        Rows of :func:`search_evidence`, and for a model with ``course_maps`` before them those of
+        :func:`coherence_evidence`, which its networks stand by.
+    """
+    asked = (method, signals, n_surrogates, n_surrogate_maps, store)
+    told = method.model.course_maps is not None
+    return [*(coherence_evidence(*asked) if told else []), *search_evidence(*asked)]
 
 
 def weigh(
@@ -85,7 +118,7 @@ def weigh(
     """
     names = method.templates.networks
     of_search, of_change = (store / "search", store / "change") if store else (None, None)
-    rows = search_evidence(method, signals, asked.n_surrogates, asked.n_surrogate_maps, of_search)
+    rows = network_evidence(method, signals, asked.n_surrogates, asked.n_surrogate_maps, of_search)
     half = half_evidence(replace(method, refit=method.refit or refit_halves), signals)
     if half is not None:
         rows += half.rows(names)

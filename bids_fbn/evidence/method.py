@@ -148,8 +148,8 @@ class Method:
             amplitude, sd = measured
             found = replace(
                 found,
-                amplitude=self._by_template(amplitude),
-                amplitude_sd=self._by_template(sd[None])[0],
+                amplitude=self.by_template(amplitude),
+                amplitude_sd=self.by_template(sd[None])[0],
             )
         return found, steps
 
@@ -162,9 +162,9 @@ class Method:
         own = self.model.courses(signals, self.compute)
         if own is None:
             return network_courses(networks.maps, np.asarray(signals.data), signals.covered)
-        return self._by_template(own)
+        return self.by_template(own)
 
-    def _by_template(self, values: np.ndarray) -> np.ndarray:
+    def by_template(self, values: np.ndarray) -> np.ndarray:
         """Columns (N, K) of the model's networks as those of the templates, (N, P); NaN for
         networks that it has not learned."""
         of_model = pd.DataFrame(values, columns=list(self.model.networks))

@@ -28,13 +28,15 @@ def search_evidence(
 ) -> list[dict[str, Any]]:
     """Overlap of each template with the map assigned to it among the budget of maps.
 
-    Two nulls, and a network stands by what both of them allow:
+    Of models that are told of their networks and have ``course_maps`` it is no evidence, whatever
+    the null, and is not held against any (:func:`~bids_fbn.evidence.coherence.coherence_evidence`
+    is theirs). Of all others there are two nulls, and a network stands by what both of them allow:
 
     ``fields``
         random maps as smooth as the candidates (:func:`~bids_fbn.nulls.spatial.spatial_null`).
         They are as likely in one place as in another; candidates may not be: a network that pads
-        with zeros sees the edge of the brain in anything. Not for models that know their
-        networks: those see what they know in anything, and nothing is searched.
+        with zeros sees the edge of the brain in anything. Not for models that learn networks by
+        name: those see what they know in anything, and nothing is searched.
     ``noise``
         runs of noise as smooth as the run and cleaned like it, to which the method is applied in
         the same way. Whatever it does to noise is in there; but maps of a real run are smoother
@@ -53,6 +55,8 @@ def search_evidence(
     """
     import torch
 
+    if method.model.course_maps is not None:
+        n_surrogates = 0
     maps = method.budget_maps(method.model, signals)
     supports = method.templates.supports[:, signals.covered]
     matcher = Matcher(supports, method.rule, np.ones(supports.shape[1], dtype=bool))

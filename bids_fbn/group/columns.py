@@ -62,8 +62,8 @@ MAPS: Columns = {
     "dice": {"Description": "Dice coefficient of the same supports"},
     "r": {"Description": "Pearson correlation over voxels of mean map and template"},
     "p": {
-        "Description": "Whether the network is there in any run: p of the runs' searches, "
-        "combined by Fisher's method"
+        "Description": "Whether the network is there in any run: p of the single runs, combined "
+        "by Fisher's method"
     },
     "p_corrected": {"Description": "The same, corrected over the networks (Holm)"},
     "p_lowest": {

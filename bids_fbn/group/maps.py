@@ -249,15 +249,16 @@ def template_overlap(result: GroupResult, templates: TemplateSet) -> pd.DataFram
 def combined_p(p: pd.DataFrame) -> pd.DataFrame:
     """Whether the networks are there at all, by the evidence of single runs.
 
-    Each run's p says how often a search as wide as that in the run finds as much where there is
-    nothing. Surrogates of one run owe nothing to those of another, so the p are combined by
-    Fisher's method: a small one rejects that the network is in none of the runs, not that it is
-    missing from some. How many stand says the rest.
+    Each run's p says how often as much is found where there is nothing: by a search as wide as
+    that in the run, or of the coherence of networks whose maps are given. Surrogates of one run
+    owe nothing to those of another, so the p are combined by Fisher's method: a small one rejects
+    that the network is in none of the runs, not that it is missing from some. How many stand says
+    the rest.
 
     Parameters
     ----------
     p : DataFrame (runs, networks)
-        Of ``iou_search``, the highest over its nulls, not corrected; NaN where there is none.
+        Of each network, the highest over its nulls, not corrected; NaN where there is none.
 
     Returns
     -------

@@ -24,7 +24,7 @@ def paragraphs(config: Config, collected: Collected) -> list[str]:
         "Maps of the group are the mean over participants, in each voxel over those whose runs "
         "cover it; consistency is the share of participants among whose highest voxels, as many "
         "as the template has, it is. Whether a network is there at all is asked of the runs: the "
-        "p-values of their searches, each against its nulls, were combined by Fisher's method and "
+        "p-values of the runs, each against its own nulls, were combined by Fisher's method and "
         "corrected over networks after Holm (1979). The overlap of the mean map with the template "
         "is no evidence of it, since the template chose the maps that the mean is of.",
         "Transition probabilities are means over the participants that were in the state at all; "

@@ -33,8 +33,8 @@ METHODS: Columns = {
     },
     "r_sd": {"Description": "Standard deviation of the same"},
     "share_beyond_chance": {
-        "Description": f"Share of the runs in which iou_search has a corrected p < {ALPHA:g}; n/a "
-        "where nothing was tested"
+        "Description": "Share of the runs in which the network stands, by a corrected p < "
+        f"{ALPHA:g}; n/a where nothing was tested"
     },
 }
 SITES: Columns = {

@@ -17,6 +17,7 @@ from bids_fbn.bids.writing import Columns
 from bids_fbn.errors import InputError, RunError
 from bids_fbn.evidence.table import ALL
 from bids_fbn.group.collect import KIND, Collected
+from bids_fbn.nulls.pvalues import claim_of_networks
 from bids_fbn.reports.results import ModelResults, Table
 
 __all__ = [
@@ -40,6 +41,7 @@ COMPARED = (
     "iou_mean",
     "fraction_present",
     "iou_search",
+    "coherence",
     "iou_other_half",
     "iou_previous_mean",
     "iou_window_apart_mean",
@@ -56,7 +58,7 @@ COMPARED = (
 _FROM_EVIDENCE = {
     "held_out_variance": "Share of the variance of one half of the run that the maps of the other "
     "explain",
-    "p_lowest": "Lowest p of iou_search that the numbers of surrogates allow",
+    "p_lowest": "Lowest p of a network that the numbers of surrogates allow",
 }
 _TRANSITIONS = {
     "transition_probability": "Of going from the first network to the second, of all steps from "
@@ -204,7 +206,7 @@ def _melted(table: pd.DataFrame, names: str) -> Iterator[tuple[str, str, float]]
 def _from_evidence(table: pd.DataFrame) -> Iterator[tuple[str, str, float]]:
     for value in table.loc[table["measure"] == "held_out_variance", "observed"]:
         yield "held_out_variance", ALL, float(value)
-    surrogates = table.loc[table["measure"] == "iou_search", "n_surrogates"]
+    surrogates = table.loc[table["measure"] == claim_of_networks(table), "n_surrogates"]
     if len(surrogates):
         # p counts the observed value among them, and is the higher of those by the nulls.
         yield "p_lowest", ALL, 1 / (1 + float(surrogates.min()))

@@ -31,7 +31,8 @@ _SCORES: Columns = {
     "network": {"Description": "Network, or `all` for what belongs to none"},
     "iou_best_of_all": {"Description": "Highest IoU of any candidate: a search, not an estimate"},
     "iou_search": {"Description": "IoU of the map assigned to it among an equal budget of maps"},
-    "p": {"Description": "p of iou_search, the higher of those by its nulls"},
+    "coherence": {"Description": "r of the courses that two halves of its voxels give (udr)"},
+    "p": {"Description": "p of coherence, or of iou_search: the higher of those by the two nulls"},
     "p_corrected": {"Description": "The same, corrected over the networks by the maximum"},
     "iou_other_half": {
         "Description": "IoU in the half of the run in which the map was not chosen"
@@ -97,7 +98,7 @@ def train_shared(config: Config) -> int:
 
 
 def _scores(method: Method, runs: Sequence[Signals], config: Config) -> pd.DataFrame:
-    from bids_fbn.evidence import half_evidence, search_evidence
+    from bids_fbn.evidence import half_evidence, network_evidence
     from bids_fbn.evidence.table import ALL, COLUMNS
     from bids_fbn.models.sampling import participant_of
 
@@ -112,10 +113,11 @@ def _scores(method: Method, runs: Sequence[Signals], config: Config) -> pd.DataF
             logger.warning("%s: no scores: %s", run.name, error)
             continue
         search = pd.DataFrame(
-            search_evidence(method, run, asked.n_surrogates, asked.n_surrogate_maps),
+            network_evidence(method, run, asked.n_surrogates, asked.n_surrogate_maps),
             columns=list(COLUMNS),
         )
-        observed = search.groupby("network", sort=False)["observed"].first()
+        observed = search.pivot_table("observed", "network", "measure", "first", dropna=False)
+        observed = observed.reindex(columns=["iou_search", "coherence"])
         p, corrected = network_p(search, "p"), network_p(search)
         half = half_evidence(method, run)
         for k, network in enumerate(method.templates.networks):
@@ -124,7 +126,7 @@ def _scores(method: Method, runs: Sequence[Signals], config: Config) -> pd.DataF
                     **name,
                     "network": network,
                     "iou_best_of_all": networks.best_of_all[k],
-                    "iou_search": observed[network],
+                    **observed.loc[network],
                     "p": p[network],
                     "p_corrected": corrected[network],
                     "iou_other_half": half.scores.iou[k] if half else float("nan"),

@@ -20,6 +20,7 @@ from bids_fbn.config import ModelOptions
 from bids_fbn.errors import InputError
 from bids_fbn.models.card import card_path, check_grid, grid_facts, weights_hash
 from bids_fbn.models.compute import Compute
+from bids_fbn.networks.amplitude import window_amplitudes
 from bids_fbn.signal.grid import Grid
 from bids_fbn.signal.signals import Signals
 from bids_fbn.signal.windows import Steps, steps_of
@@ -194,6 +195,15 @@ class Model(ABC):
         """
         return None
 
+    @property
+    def course_maps(self) -> np.ndarray | None:
+        """Maps of ``networks`` (K, V) that it is told of, to which courses are fitted.
+
+        None for a model that finds its maps in the run: that these are coherent there would say
+        nothing.
+        """
+        return None
+
     def effects(self, signals: Signals, compute: Compute) -> tuple[np.ndarray, np.ndarray] | None:
         """Maps of ``networks`` over the whole run, and the standard deviation of their error.
 
@@ -212,7 +222,8 @@ class Model(ABC):
     ) -> tuple[np.ndarray, np.ndarray] | None:
         """How strong each of ``networks`` is in each window.
 
-        None for a model whose networks are present by how much they overlap with their templates.
+        None for a model without ``course_maps``: its networks are present by how much they overlap
+        with their templates.
 
         Returns
         -------
@@ -220,7 +231,9 @@ class Model(ABC):
         sd : ndarray (K,)
             See :func:`bids_fbn.networks.amplitude.window_amplitudes`.
         """
-        return None
+        if (maps := self.course_maps) is None:
+            return None
+        return window_amplitudes(signals, maps, self.steps(signals, stride))
 
     # --- weights
 

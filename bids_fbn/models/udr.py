@@ -36,7 +36,6 @@ from bids_fbn.models.udr_network import (
     fit_courses,
     predicted,
 )
-from bids_fbn.networks.amplitude import window_amplitudes
 from bids_fbn.networks.maps import zscore_maps
 from bids_fbn.signal.grid import Grid
 from bids_fbn.signal.signals import Signals
@@ -335,15 +334,10 @@ class UDR(Told, NeuralModel):
         of_run: np.ndarray = courses[0].cpu().numpy()
         return of_run
 
-    def amplitudes(
-        self, signals: Signals, stride: int = 1
-    ) -> tuple[np.ndarray, np.ndarray] | None:
-        """By the courses of the group maps: the prior makes the maps of all windows alike."""
-        if not self.networks:
-            return None
-        return window_amplitudes(
-            signals, self.network.group.cpu().numpy(), self.steps(signals, stride)
-        )
+    @property
+    def course_maps(self) -> np.ndarray | None:
+        """The group maps: the prior makes the maps of all windows alike."""
+        return self.network.group.cpu().numpy() if self.networks else None
 
     def effects(self, signals: Signals, compute: Compute) -> tuple[np.ndarray, np.ndarray] | None:
         """Maps over the whole run and the standard deviation of their error, (K, V) each.

@@ -9,46 +9,18 @@ from __future__ import annotations
 import numpy as np
 from scipy.stats import norm
 
+from bids_fbn.networks.courses import centred_courses, chessboard
 from bids_fbn.signal.signals import Signals
 from bids_fbn.signal.windows import Steps
 
-__all__ = [
-    "RCOND",
-    "certainty_of_largest",
-    "inverse_of",
-    "spatial_regression",
-    "window_amplitudes",
-]
+__all__ = ["certainty_of_largest", "window_amplitudes"]
 
-# Of the largest singular value: below it maps or courses say the same twice.
-RCOND = 1e-6
-# mm: errors of courses from voxels of two neighbouring blocks are hardly the same.
-_BLOCK = 45.0
 # What two halves of the voxels do not differ by, since maps are off in both: chosen on simulated
 # participants that the table of docs/udr.md has not.
 _COMMON = 1.15
 _LEAST_SD = 1e-6
 # Where the distribution of the largest amplitude is looked at, in its sd.
 _POINTS = np.linspace(-5, 5, 41)
-
-
-def inverse_of(maps: np.ndarray) -> np.ndarray:
-    """What volumes are multiplied with for least squares on maps (K, V), (V, K).
-
-    The mean over voxels is taken out of the maps.
-    """
-    if maps.shape[1] == 0:
-        return np.zeros(maps.T.shape)
-    centred = maps - maps.mean(axis=1, keepdims=True)
-    return np.linalg.pinv(centred.astype(np.float64), rcond=RCOND)
-
-
-def spatial_regression(volumes: np.ndarray, inverse: np.ndarray) -> np.ndarray:
-    """Courses (T, K) of volumes (T, V), without their mean over voxels: the first step of dual
-    regression. The inverse is that of :func:`inverse_of`."""
-    if volumes.shape[1] == 0:
-        return np.zeros((len(volumes), inverse.shape[1]))
-    return np.asarray((volumes - volumes.mean(axis=1, keepdims=True)) @ inverse)
 
 
 def window_amplitudes(
@@ -84,12 +56,11 @@ def window_amplitudes(
     covered = signals.covered
     volumes = np.asarray(signals.data)[:, covered].astype(np.float64)
     own = np.asarray(maps, dtype=np.float64)[:, covered]
-    place = signals.grid.coordinates[covered]
-    first = np.floor((place - place.min(axis=0)) / _BLOCK).sum(axis=1) % 2 == 0
-    courses = _centred_courses(volumes, own)
+    first = chessboard(signals.grid.coordinates[covered])
+    courses = centred_courses(volumes, own)
     error = (
-        _centred_courses(volumes[:, first], own[:, first])
-        - _centred_courses(volumes[:, ~first], own[:, ~first])
+        centred_courses(volumes[:, first], own[:, first])
+        - centred_courses(volumes[:, ~first], own[:, ~first])
     ) / 2
     size = courses.std(axis=0)
     size[size == 0] = 1
@@ -103,12 +74,6 @@ def window_amplitudes(
     spread = 1 + 2 * (1 - lags / steps.window) @ shared
     variance = error.var(axis=0) / steps.window * np.maximum(spread, 1)
     return amplitude, _COMMON * np.sqrt(variance)
-
-
-def _centred_courses(volumes: np.ndarray, maps: np.ndarray) -> np.ndarray:
-    """Least squares (T, K) of volumes (T, V) on maps (K, V), their means over T taken out."""
-    courses = spatial_regression(volumes, inverse_of(maps))
-    return np.asarray(courses - courses.mean(axis=0))
 
 
 def _autocorrelation(series: np.ndarray, lags: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["ALPHA", "corrected_p", "network_p", "p_of"]
+__all__ = ["ALPHA", "claim_of_networks", "corrected_p", "network_p", "p_of"]
 
 # Corrected p below which something is taken to stand.
 ALPHA = 0.05
@@ -74,6 +74,17 @@ def _standardised(statistic: np.ndarray, null: np.ndarray, two_sided: bool) -> n
     return np.abs(standardised) if two_sided else standardised
 
 
+def claim_of_networks(evidence: pd.DataFrame) -> str:
+    """The measure that networks stand by: ``coherence`` where there is one, else ``iou_search``.
+
+    Parameters
+    ----------
+    evidence : DataFrame
+        Rows of :mod:`bids_fbn.evidence`.
+    """
+    return "coherence" if (evidence["measure"] == "coherence").any() else "iou_search"
+
+
 def network_p(evidence: pd.DataFrame, column: str = "p_corrected") -> pd.Series:
     """p of each network, by name: the highest of those by different nulls, NaN if one is NaN.
 
@@ -83,5 +94,5 @@ def network_p(evidence: pd.DataFrame, column: str = "p_corrected") -> pd.Series:
         Rows of :mod:`bids_fbn.evidence`.
     column : {"p", "p_corrected"}
     """
-    rows = evidence[evidence["measure"] == "iou_search"]
+    rows = evidence[evidence["measure"] == claim_of_networks(evidence)]
     return rows.groupby("network", sort=False)[column].agg(lambda p: p.max(skipna=False))

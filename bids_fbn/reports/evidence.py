@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from bids_fbn.nulls.pvalues import ALPHA
+from bids_fbn.nulls.pvalues import ALPHA, claim_of_networks
 from bids_fbn.reports.results import ModelResults, Table
 
 __all__ = [
@@ -68,9 +68,14 @@ class Evidence:
         return rows.drop(index=repeated, errors="ignore").loc[lambda r: r["observed"].notna()]
 
     @property
-    def searches(self) -> dict[str, pd.DataFrame]:
-        """Null → IoU in the search beside that null, (P rows) by network."""
-        rows = self.rows("network", "iou_search")
+    def claim_of_networks(self) -> str:
+        """The measure that networks stand by."""
+        return claim_of_networks(self.table.data)
+
+    @property
+    def networks_beside(self) -> dict[str, pd.DataFrame]:
+        """Null → the measure that networks stand by beside that null, (P rows) by network."""
+        rows = self.rows("network", self.claim_of_networks)
         return {
             str(null): of_null.set_index("network").reindex(list(self.networks))
             for null, of_null in rows.groupby("null", sort=False)
@@ -78,8 +83,8 @@ class Evidence:
 
     @property
     def verdicts(self) -> dict[str, str]:
-        """Network → what the search says of it by all its nulls, see :func:`verdicts_of`."""
-        by_null = [verdicts_of(rows) for rows in self.searches.values()]
+        """Network → what is said of it by all its nulls, see :func:`verdicts_of`."""
+        by_null = [verdicts_of(rows) for rows in self.networks_beside.values()]
         return {
             name: min((of_null[p] for of_null in by_null), key=_WORST_FIRST.index)
             for p, name in enumerate(self.networks)

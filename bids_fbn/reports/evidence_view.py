@@ -47,12 +47,30 @@ _SERIES = {
     "r_amplitude": "Amplitude over time and expected response",
 }
 _NULLS: Mapping[str, str] = {
-    "fields": "{} sets of random maps as smooth as the candidates",
+    "fields": "{} sets of random maps as smooth",
     "noise": "{} runs of smooth noise, cleaned and analysed in the same way",
     "phase": "{} surrogates of the run with random phases",
     "var": "{} surrogates of the run by an autoregressive model",
 }
 _SHORT: Mapping[str, str] = {"fields": "random maps", "noise": "runs of noise"}
+# Measure that networks stand by → its symbol, what the dot is, how networks do that stand.
+_CLAIMS: Mapping[str, tuple[str, str, str]] = {
+    "iou_search": (
+        "IoU",
+        "IoU of the template with the map assigned to it, among an equal budget of maps",
+        "overlap with their template more than the same search finds",
+    ),
+    "coherence": (
+        "r",
+        "correlation of the courses that two halves of the network's voxels give",
+        "are more coherent than chance makes them",
+    ),
+}
+_LEARNED_BY_NAME = (
+    "IoU",
+    "IoU of the template with the mean map of its network",
+    "overlap with their template more than the method finds",
+)
 _NO_SURROGATES = "No surrogates were made"
 _OF_THIS_RUN = (
     "Not tested, since the model was trained on this run and surrogates need models of their own "
@@ -123,14 +141,21 @@ def _tiles(evidence: Evidence) -> list[dict[str, Any]]:
 
 
 def _networks(evidence: Evidence) -> dict[str, Any]:
-    searches = evidence.searches
+    searches = evidence.networks_beside
+    symbol, dot, stand = (
+        _LEARNED_BY_NAME if len(searches) == 1 else _CLAIMS[evidence.claim_of_networks]
+    )
     observed = next(iter(searches.values()))["observed"]
     corrected = network_p(evidence.table.data)
     other = evidence.of_networks("iou_other_half")["observed"]
     like = evidence.of_networks("reproducibility")["observed"]
     ends = [end for found in searches.values() for end in found["null_high"]]
-    highest = float(np.nanmax([*observed, *ends, *other, 0.1]))
-    scale = Scale(0.0, np.ceil(highest * 10 + 1e-6) / 10)
+    lows = [low for found in searches.values() for low in found["null_low"]]
+    # IoU has its other half beside it, and is never negative.
+    beside = other if symbol == "IoU" else []
+    lowest = min(0.0, float(np.nanmin([*observed, *lows, 0.0])))
+    highest = float(np.nanmax([*observed, *ends, *beside, 0.1]))
+    scale = Scale(np.floor(lowest * 10 + 1e-6) / 10, np.ceil(highest * 10 + 1e-6) / 10)
     rows = []
     for p, (name, verdict) in enumerate(evidence.verdicts.items()):
         nulls = {null: found.loc[name] for null, found in searches.items()}
@@ -140,7 +165,7 @@ def _networks(evidence: Evidence) -> dict[str, Any]:
             observed[name],
             [_interval(row) for row in nulls.values()],
             network_colour(p) if verdict == "stands" else None,
-            f"{name}: IoU {_fixed(observed[name], 2)}; {chance}",
+            f"{name}: {symbol} {_fixed(observed[name], 2)}; {chance}",
         )
         rows.append(
             {
@@ -161,11 +186,12 @@ def _networks(evidence: Evidence) -> dict[str, Any]:
     tested = [found for found in searches.values() if count_surrogates(found)]
     return {
         "rows": rows,
+        "symbol": symbol,
+        "dot": dot,
         "nulls": [(_SHORT[null], _of_null(found)) for null, found in searches.items()],
-        "axis": axis_picture(scale, 0.1 if scale.high <= 0.5 else 0.2),
+        "axis": axis_picture(scale, 0.1 if scale.high - scale.low <= 0.6 else 0.2),
         "sentence": (
-            f"{evidence.n_networks or 'None'} of {len(rows)} networks overlap with their template "
-            f"more than {'the same search' if len(searches) > 1 else 'the method'} finds in "
+            f"{evidence.n_networks or 'None'} of {len(rows)} networks {stand} in "
             f"{' and in '.join(map(_of_null, tested))}."
             if len(tested) == len(searches)
             else f"{_NO_SURROGATES} of {_missing(searches)}: nothing says what chance gives."
@@ -222,7 +248,7 @@ def _change(evidence: Evidence) -> dict[str, Any]:
         return {"sentence": sentence, "line": sentence, "rows": [], "too_few": ""}
     if not evidence.tests_change:
         # As many are made of noise as of the run, if any.
-        noise = evidence.searches.get("noise")
+        noise = evidence.networks_beside.get("noise")
         could = noise is not None and count_surrogates(noise) > 0
         why = _OF_THIS_RUN if could else _NO_SURROGATES
         sentence = line = f"{why}: nothing speaks for change over time."

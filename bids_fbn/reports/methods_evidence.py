@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bids_fbn.config import BASELINES, Config
+from bids_fbn.config import BASELINES, GIVEN_MAPS, Config
 from bids_fbn.networks.budget import GAP
 
 __all__ = ["weighing"]
@@ -43,7 +43,7 @@ def weighing(
     # Of weights that were given only the results know what they are of.
     unnamed = {facts["Method"] for facts in done if facts.get("Candidates") == "components"}
     told = [name for name in models if config.models.told(name) and name not in unnamed]
-    parts = [_search(config, models, told), _halves()]
+    parts = [_networks(config, models, told), _halves()]
     if over_time:
         parts.append(_dynamics(config, list(models)))
     if surrogates is None:
@@ -64,30 +64,45 @@ def _names(models: Sequence[str]) -> str:
     return " and ".join([", ".join(models[:-1]), models[-1]] if len(models) > 1 else models)
 
 
-def _search(config: Config, models: Sequence[str], told: Sequence[str]) -> str:
+def _networks(config: Config, models: Sequence[str], told: Sequence[str]) -> str:
     nulls = config.nulls
     searching = [name for name in models if name not in told]
+    given = [name for name in told if name in GIVEN_MAPS]
+    learned = [name for name in told if name not in GIVEN_MAPS]
     sentences = []
     if searching:
-        sentences += [
+        sentences.append(
             "A method that offers more maps finds better matches by that alone. Each was "
             f"therefore given a budget of {nulls.budget} maps, spent on those that explain most "
             "of the run's variance (forward selection by orthogonal least squares [@Chen1989]), "
             "a ranking that knows no template; among these, each template was assigned one map "
             "at most, by IoU."
-        ]
-    if told:
-        sentences += [
-            f"The maps of {_names(told)} have their networks from the start: there is no search, "
-            "and the mean map of each network over time was held against its template."
-        ]
-    kinds = []
-    if searching and nulls.n_surrogate_maps:
-        kinds.append(
-            f"in {nulls.n_surrogate_maps:,} sets of Gaussian random fields with the spatial "
-            "autocorrelation of the candidate maps, estimated in the mask, and their correlations "
-            "with each other"
         )
+    if learned:
+        sentences.append(
+            f"The maps of {_names(learned)} have their networks from the start: there is no "
+            "search, and the mean map of each network over time was held against its template."
+        )
+    if given:
+        sentences.append(
+            f"The maps of {_names(given)} start from those of the networks and overlap with them "
+            "in any data. Evidence of a network is instead its coherence: all maps of the "
+            "networks were fitted to the volumes in each half of the voxels by itself (blocks of "
+            "45 mm, like a chessboard), and the courses of the two halves were correlated over "
+            "time (mean Fisher z over four positions of the board)."
+        )
+    kinds = []
+    if nulls.n_surrogate_maps and (searching or given):
+        fields = (
+            f"in {nulls.n_surrogate_maps:,} sets of Gaussian random fields with the spatial "
+            "autocorrelation of the maps, estimated in the mask, and their correlations with each "
+            "other"
+        )
+        if given:
+            with_values = ", and of the coherence also their values"
+            kinds.append(fields + (with_values if searching else ", and their values"))
+        else:
+            kinds.append(fields)
     if nulls.n_surrogates:
         kinds.append(
             f"in {nulls.n_surrogates:,} runs of Gaussian noise with the smoothness in space and "
@@ -97,13 +112,15 @@ def _search(config: Config, models: Sequence[str], told: Sequence[str]) -> str:
     if not kinds:
         return " ".join([*sentences, "No surrogates were made: nothing says what chance gives."])
     repeated = f"The same was repeated {'; and '.join(kinds)}."
-    if searching and told and nulls.n_surrogate_maps:
-        repeated += f" For {_names(told)}, random fields have no meaning."
+    if learned and len(models) > len(learned) and nulls.n_surrogate_maps:
+        repeated += f" For {_names(learned)}, random fields have no meaning."
     p = "p is one-sided, corrected over the networks"
     if len(kinds) == 2:
         p += "; of the two the higher was taken."
+    elif searching or given:
+        p += ". The other null was not computed, so no network stands."
     else:
-        p += "." if not searching else ". The other null was not computed, so no network stands."
+        p += "."
     return " ".join([*sentences, repeated, p])
 
 
