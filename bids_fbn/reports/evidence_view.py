@@ -63,7 +63,7 @@ _CLAIMS: Mapping[str, tuple[str, str, str]] = {
     "coherence": (
         "r",
         "correlation of the courses that two halves of the network's voxels give",
-        "are more coherent than chance makes them",
+        "are more coherent than by chance, as it is",
     ),
 }
 _LEARNED_BY_NAME = (
