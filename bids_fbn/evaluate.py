@@ -98,7 +98,7 @@ class _Evaluation:
         from bids_fbn import models
         from bids_fbn.evaluation.simulated import SPACE
         from bids_fbn.networks.templates import load_templates
-        from bids_fbn.simulation.noise import mni_head
+        from bids_fbn.signal.standard import analysis_grid
         from bids_fbn.stages import compute_for
 
         self.path = out / "evaluation.tsv"
@@ -108,8 +108,8 @@ class _Evaluation:
         self.settings = _settings(config)
         self.rows = _read_rows(self.path, self.settings)
         self.compute = compute_for(config)
-        # That of the simulation: the true maps need no interpolation.
-        self.grid = mni_head(config.signal.resolution, SPACE).grid
+        # As the participant level has it, so that weights fit that were trained there.
+        self.grid = analysis_grid(SPACE, config.signal.resolution)
         self.templates = load_templates(TEMPLATES, self.grid)
         # Before hours of work: weights that do not fit are a fault of the call.
         models.weights_given(config.models, self.grid)

@@ -93,7 +93,7 @@ def test_a_row_can_be_made_again_by_hand(evaluated: Path, tmp_path: Path) -> Non
     """The seed of the row gives its run, and the functions its figures."""
     from bids_fbn.config import Config
     from bids_fbn.models.compute import Compute
-    from bids_fbn.simulation.noise import mni_head
+    from bids_fbn.signal.standard import analysis_grid
 
     row = rows_of(evaluated).iloc[1]
     config = Config(bids_dir=Path(), output_dir=Path()).model_copy(
@@ -106,7 +106,7 @@ def test_a_row_can_be_made_again_by_hand(evaluated: Path, tmp_path: Path) -> Non
             ),
         }
     )
-    grid = mni_head(12.0, "MNI152NLin2009cAsym").grid
+    grid = analysis_grid("MNI152NLin2009cAsym", 12.0)
     templates = load_templates("seitzman2018", grid)
     cell = Cell("states", 0.2, 70, 20.0, 0.0, 0.1)
     signals, truth = simulate_signals(cell, int(row["seed"]), grid, config.signal, tmp_path / "w")
@@ -123,9 +123,9 @@ def test_weights_of_other_runs_are_used_and_are_a_setting(
     from bids_fbn import models
     from bids_fbn.config import ModelOptions
     from bids_fbn.models.compute import Compute
-    from bids_fbn.simulation.noise import mni_head
+    from bids_fbn.signal.standard import analysis_grid
 
-    grid = mni_head(12.0, "MNI152NLin2009cAsym").grid
+    grid = analysis_grid("MNI152NLin2009cAsym", 12.0)
     other, _ = simulate_signals(
         Cell("states", 0.2, 70, 20.0, 0.0, 0.1),
         99,
