@@ -49,11 +49,13 @@ def evidence_table(
     changes: tuple[str, ...] = (),
     over_time: bool = True,
     task: tuple[str, ...] | None = None,
+    coherence: bool = False,
 ) -> pd.DataFrame:
     """The table of a run in which some networks, measures of change and couplings stand.
 
     What stands has the least p that so many surrogates allow, the others 0.6. By the nulls in
-    `against` no network stands.
+    `against` no network stands. With `coherence` it is that which networks stand by, and their
+    overlap is untested.
     """
     null = {"null_mean": 0.15, "null_low": 0.1, "null_high": 0.2, "n_surrogates": n_surrogates}
 
@@ -70,11 +72,17 @@ def evidence_table(
             **more,
         }
 
+    claim = "coherence" if coherence else "iou_search"
     rows = [
-        row("network", "iou_search", name, name in beyond and null not in against, null=null)
+        row("network", claim, name, name in beyond and null not in against, null=null)
         for null in ("fields", "noise")
         for name in NETWORKS
     ]
+    if coherence:
+        rows += [
+            {"claim": "network", "measure": "iou_search", "network": name, "observed": 0.9}
+            for name in NETWORKS
+        ]
     for measure in ("iou_other_half", "reproducibility"):
         rows += [
             {"claim": "network", "measure": measure, "network": name, "observed": 0.31}
@@ -345,6 +353,20 @@ def test_network_stands_only_by_both_nulls(study: Study) -> None:
         page = Page(write_report(study.out, "01", config=study.config()))
         assert _greyed(page.rows) == _greyed(page.cards) == set(NETWORKS)
         assert "None of 4 networks overlap" in page.text
+
+
+def test_networks_whose_maps_are_given_stand_by_coherence(study: Study) -> None:
+    for against in ((), ("fields",), ("noise",)):
+        weighed = evidence_table(
+            beyond=("DefaultMode", "Auditory"), against=against, coherence=True
+        )
+        study.add("1", weighed=weighed)
+        page = Page(write_report(study.out, "01", config=study.config()))
+        expected = set(NETWORKS) if against else {"Visual", "Salience"}
+        assert _greyed(page.rows) == _greyed(page.cards) == expected
+        stand = "None" if against else "2"
+        assert f"{stand} of 4 networks are more coherent than by chance" in page.text
+        assert "overlap with their template more than" not in page.text
 
 
 def test_change_that_a_static_run_has_too_is_greyed(study: Study) -> None:
@@ -694,6 +716,24 @@ def test_methods_speak_only_of_the_nulls_that_were_used(study: Study) -> None:
     assert "have their networks from the start" not in text
     with_task = methods_text(config, [run.models[0].facts], {"network": 9, "task": 2000})
     assert "2,000 series with random phases" in with_task
+
+
+def test_methods_say_what_networks_stand_by(study: Study) -> None:
+    words = {
+        "search": "given a budget of 20 maps",
+        "coherence": "Evidence of a network is instead its coherence",
+        "by name": "held against its template",
+        "random maps": "sets of Gaussian random fields",
+        "not by name": "For stcnn, random fields have no meaning",
+    }
+    for models, said in (
+        (("ica",), {"search", "random maps"}),
+        (("udr",), {"coherence", "random maps"}),
+        (("stcnn",), {"by name"}),
+        (("ica", "udr", "stcnn"), set(words)),
+    ):
+        text = methods_text(study.config(models={"model": models}))
+        assert {name for name, part in words.items() if part in text} == said, models
 
 
 def test_citation_files(study: Study) -> None:
