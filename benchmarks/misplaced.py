@@ -3,9 +3,9 @@
     python benchmarks/misplaced.py DATASET [--templates NAME] [--turns 1] [--processes 2]
 
 Dual regression of every run on the templates as they are, and on the same templates turned about
-the middle of the brain, each by itself, by an angle of more than a radian in any direction.
-Nothing makes these coherent but what any place in a brain has, or that one has come to lie on a
-network: few of them should stand.
+the middle of the brain: each by itself, as its null has them, and all of them alike, as it has
+not. Nothing makes these coherent but what any place in a brain has, or that one has come to lie on
+a network: few of them should stand.
 """
 
 from __future__ import annotations
@@ -21,8 +21,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from common import cleaned, processes, write_rows
-from scipy.ndimage import map_coordinates
-from scipy.spatial.transform import Rotation
 
 from bids_fbn.config import Config
 from bids_fbn.environment import prepare_environment
@@ -31,37 +29,30 @@ from bids_fbn.evidence import network_evidence
 from bids_fbn.models.compute import choose_compute
 from bids_fbn.networks.templates import TemplateSet, load_templates
 from bids_fbn.nulls.pvalues import ALPHA
-from bids_fbn.signal.grid import Grid
+from bids_fbn.nulls.turned import turned_maps
 from bids_fbn.signal.signals import Signals
 
-LEAST_ANGLE = 1.0  # rad
-
-
-def turned(templates: TemplateSet, grid: Grid, rng: np.random.Generator) -> TemplateSet:
-    """The same maps elsewhere; what comes from outside the brain is 0."""
-    places = grid.coordinates
-    middle = places.mean(axis=0)
-    to_voxels = np.linalg.inv(grid.affine)
-    maps = []
-    for of_network in templates.maps:
-        turn = Rotation.random(random_state=rng)
-        while turn.magnitude() < LEAST_ANGLE:
-            turn = Rotation.random(random_state=rng)
-        volume = np.zeros(grid.mask.shape)
-        volume[grid.mask] = of_network
-        source = (turn.apply(places - middle) + middle) @ to_voxels[:3, :3].T + to_voxels[:3, 3]
-        maps.append(map_coordinates(volume, source.T, order=1))
-    return replace(templates, maps=np.array(maps, dtype=np.float32))
+PLACES = ("as they are", "turned, each by itself", "turned, all alike")
 
 
 def claims_of(
-    folder: Path, run: int, turn: int, templates: TemplateSet, options: argparse.Namespace
+    folder: Path,
+    run: int,
+    places: str,
+    turn: int,
+    templates: TemplateSet,
+    options: argparse.Namespace,
 ) -> dict[str, object]:
-    """Corrected p of each network by each null, of a run and a turn (0: none)."""
+    """How many networks of a run stand, by each null."""
     signals = Signals.load(folder)
-    if turn:
-        rng = np.random.default_rng([options.seed, run, turn])
-        templates = turned(templates, signals.grid, rng)
+    seed = [options.seed, run, turn]
+    maps, grid = templates.maps, signals.grid
+    if places == PLACES[1]:
+        maps = turned_maps(maps, grid, np.random.default_rng(seed))
+    elif places == PLACES[2]:
+        alike = [turned_maps(one[None], grid, np.random.default_rng(seed)) for one in maps]
+        maps = np.concatenate(alike)
+    elsewhere = replace(templates, maps=maps)
     config = Config.from_options(
         {
             "bids_dir": Path(),
@@ -71,12 +62,12 @@ def claims_of(
             "random_seed": options.seed + run,
         }
     )
-    method = fitted("dualregression", signals, templates, config, choose_compute("cpu", "auto", 1))
+    method = fitted("dualregression", signals, elsewhere, config, choose_compute("cpu", "auto", 1))
     rows = pd.DataFrame(network_evidence(method, signals, options.surrogates, options.maps))
-    coherence = rows[rows["measure"] == "coherence"]
-    p = coherence.pivot_table("p_corrected", "network", "null")
+    p = rows[rows["measure"] == "coherence"].pivot_table("p_corrected", "network", "null")
     both = p.max(axis=1) < ALPHA
     return {
+        "places": places,
         "run": run,
         "turn": turn,
         "networks": len(p),
@@ -89,12 +80,12 @@ def claims_of(
 def table(rows: pd.DataFrame) -> str:
     """Markdown: networks that stand, mean over runs."""
     lines = [
-        "| templates | networks | by random maps | by runs of noise | by both | runs with any |",
+        "| templates | networks | by turned maps | by runs of noise | by both | runs with any |",
         "|---|---|---|---|---|---|",
     ]
-    for name, of_kind in (("as they are", rows["turn"] == 0), ("turned", rows["turn"] > 0)):
-        found = rows[of_kind]
-        means = [f"{found[column].mean():.2f}" for column in ("fields", "noise", "both")]
+    for name in PLACES:
+        found = rows[rows["places"] == name]
+        means = [f"{found[column].mean():.2f}" for column in ("turned", "noise", "both")]
         any_ = f"{100 * (found['both'] > 0).mean():.0f} %"
         lines.append(f"| {name} | {found['networks'].iloc[0]} | {' | '.join(means)} | {any_} |")
     return "\n".join(lines)
@@ -107,35 +98,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--nuisance", default="none")
     parser.add_argument("--resolution", type=float, default=10.0)
     parser.add_argument("--templates", default="smith2009")
-    parser.add_argument("--turns", type=int, default=1, help="of each run")
+    parser.add_argument("--turns", type=int, default=1, help="of each run, either way")
     parser.add_argument("--surrogates", type=int, default=20, help="runs of noise")
-    parser.add_argument("--maps", type=int, default=199, help="sets of random maps")
+    parser.add_argument("--maps", type=int, default=199, help="sets of turned maps")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--rows", type=Path, help="write a row for each run and turn there")
     options = parser.parse_args(arguments)
     prepare_environment(1)
     logging.getLogger("bids_fbn").setLevel(logging.WARNING)
-    rows = []
     with tempfile.TemporaryDirectory() as name, processes(options.processes) as pool:
         work = Path(name)
         asked = (options.dataset, options.nuisance, options.resolution, work)
         runs = cleaned(*asked, participants=tuple(options.label))
         templates = load_templates(options.templates, runs[0].grid)
         jobs = [
-            pool.submit(claims_of, work / run.name, number, turn, templates, options)
+            pool.submit(claims_of, work / run.name, number, places, turn, templates, options)
             for number, run in enumerate(runs)
-            for turn in range(options.turns + 1)
+            for places in PLACES
+            for turn in range(1 if places == PLACES[0] else options.turns)
         ]
-        for job in as_completed(jobs):
-            rows.append(job.result())
-    found = pd.DataFrame(rows).sort_values(["run", "turn"])
-    write_rows(options.rows, found.to_dict("records"))
-    print(table(found))
-    for kind, of_kind in found.groupby(found["turn"] > 0):
-        names = found.loc[of_kind.index, "standing"].str.split(", ").explode()
-        print(f"\n{'turned' if kind else 'as they are'}:")
-        print(names[names != ""].value_counts().to_string())
+        rows = pd.DataFrame([job.result() for job in as_completed(jobs)])
+    rows = rows.sort_values(["places", "run", "turn"])
+    write_rows(options.rows, rows.to_dict("records"))
+    print(table(rows))
+    for place in PLACES:
+        names = rows.loc[rows["places"] == place, "standing"].str.split(", ").explode()
+        print(f"\n{place}:\n{names[names != ''].value_counts().to_string()}")
     return 0
 
 

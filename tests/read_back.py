@@ -153,8 +153,9 @@ def _check_evidence(
 ) -> None:
     measure = "coherence" if model in GIVEN_MAPS else "iou_search"
     claimed = evidence[evidence["measure"] == measure]
-    # Beside random maps, and beside noise; what learns networks by name beside noise alone.
-    nulls = ["noise"] if model in TOLD - GIVEN_MAPS else ["fields", "noise"]
+    # Beside other maps, and beside noise; what learns networks by name beside noise alone.
+    others = ["turned"] if model in GIVEN_MAPS else [] if model in TOLD else ["fields"]
+    nulls = [*others, "noise"]
     assert list(claimed["network"]) == networks * len(nulls)
     assert list(claimed["null"].unique()) == nulls
     search = evidence[evidence["measure"] == "iou_search"]

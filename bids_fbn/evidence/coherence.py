@@ -13,7 +13,7 @@ from bids_fbn.evidence.table import null_values, row
 from bids_fbn.networks.courses import Coherence
 from bids_fbn.nulls.pvalues import corrected_p, p_of
 from bids_fbn.nulls.series import surrogate_runs
-from bids_fbn.nulls.spatial import null_of_maps
+from bids_fbn.nulls.turned import turned_null
 from bids_fbn.signal.signals import Signals
 
 __all__ = ["coherence_evidence"]
@@ -33,10 +33,9 @@ def coherence_evidence(
     :class:`~bids_fbn.networks.courses.Coherence`. Two nulls, and a network stands by what both of
     them allow:
 
-    ``fields``
-        random maps in the place of those that the model is told of, as smooth, as correlated and
-        with the same values (:func:`~bids_fbn.nulls.spatial.null_of_maps`), in the same run: any
-        smooth map is coherent in a brain.
+    ``turned``
+        the same maps elsewhere in the same brain (:func:`~bids_fbn.nulls.turned.turned_maps`), in
+        which any smooth map is coherent, and in some places more than in others.
     ``noise``
         the same maps in runs of noise as smooth as the run and cleaned like it: what is compact
         is coherent in anything smooth.
@@ -49,7 +48,7 @@ def coherence_evidence(
     n_surrogates : int
         Runs of noise.
     n_surrogate_maps : int
-        Sets of random maps.
+        Sets of turned maps.
     store : Path, optional
         File that keeps what is found in each run of noise as it comes; taken up again.
     """
@@ -66,7 +65,7 @@ def coherence_evidence(
     here = coherence_in(signals)
     statistic = here.of(maps[:, covered])
     nulls = {
-        "fields": null_of_maps(
+        "turned": turned_null(
             maps,
             signals.grid,
             covered,
@@ -74,8 +73,7 @@ def coherence_evidence(
             n_surrogate_maps,
             method.seed,
             torch.get_num_threads(),
-            with_values=range(len(maps)),
-        )[0],
+        ),
         "noise": over_surrogates(
             surrogate_runs(signals, "noise", n_surrogates, method.seed),
             n_surrogates,

@@ -72,7 +72,7 @@ class Coherence:
     A set of maps is fitted to the volumes in each half of the brain's voxels by itself, all maps
     at once, as in dual regression. If there is such a network its two courses are one; of maps
     without one they share the noise that blocks have in common, and what maps of that smoothness
-    share in this brain. So r is no evidence by itself: it wants to be held against random maps.
+    share in this brain. So r is no evidence by itself: it wants to be held against other maps.
 
     Parameters
     ----------

@@ -1,8 +1,7 @@
-"""What smooth maps without networks come to: in a search for templates, or by any statistic."""
+"""The best overlap that a search among smooth maps without networks would have found."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -16,7 +15,7 @@ from bids_fbn.nulls.fields import draw_fields, estimate_smoothness, field_correl
 from bids_fbn.nulls.pvalues import corrected_p, p_of
 from bids_fbn.signal.grid import Grid
 
-__all__ = ["SpatialNull", "null_of_maps", "search_statistic", "spatial_null"]
+__all__ = ["SpatialNull", "search_statistic", "spatial_null"]
 
 # Enough for the drawing of fields to be efficient, few enough for memory.
 _SETS_AT_A_TIME = 16
@@ -68,10 +67,13 @@ def spatial_null(
     seed: int = 0,
     threads: int = 1,
 ) -> SpatialNull:
-    """Repeat the search for networks among surrogate maps, those of :func:`null_of_maps`.
+    """Repeat the search for networks among surrogate maps.
 
-    Where more than the order of a map's values decides on its support (a fixed threshold, values
-    that tie), its surrogate has the same values: then supports are of the same size.
+    A surrogate is a whole set of N maps: Gaussian fields, each as smooth as the candidate that it
+    stands for, and as correlated with each other. Each goes through the same search. Where more
+    than the order of a map's values decides on its support (a fixed threshold, values that tie),
+    its surrogate has the same values, in the order of the field: then supports are of the same
+    size.
 
     Parameters
     ----------
@@ -96,82 +98,33 @@ def spatial_null(
     candidates = np.asarray(maps, dtype=np.float32)[:, covered]
     supports = templates.supports[:, covered]
     matcher = Matcher(supports, rule, np.ones(supports.shape[1], dtype=bool))
-    null, fwhm = null_of_maps(
-        np.asarray(maps, dtype=np.float32),
-        grid,
-        covered,
-        lambda drawn: search_statistic(matcher.match(drawn).iou),
-        n_surrogates,
-        seed,
-        threads,
-        with_values=np.flatnonzero(_values_matter(candidates, supports.sum(axis=1), rule)),
-    )
-    statistic = search_statistic(matcher.match(candidates).iou)
-    p, p_corrected = p_of(statistic, null), corrected_p(statistic, null)
-    return SpatialNull(statistic, null, p, p_corrected, fwhm, len(candidates))
-
-
-def null_of_maps(
-    maps: np.ndarray,
-    grid: Grid,
-    covered: np.ndarray,
-    statistic: Callable[[np.ndarray], np.ndarray],
-    n_surrogates: int,
-    seed: int = 0,
-    threads: int = 1,
-    with_values: Collection[int] = (),
-) -> tuple[np.ndarray, tuple[float, float, float]]:
-    """A statistic of sets of maps that have nothing to do with the run.
-
-    A surrogate is a whole set of N maps: Gaussian fields, each as smooth as the map that it
-    stands for, and as correlated with each other.
-
-    Parameters
-    ----------
-    maps : ndarray (N, V) of float32
-    grid : Grid
-    covered : ndarray (V,) of bool
-        Voxels that take part.
-    statistic : callable
-        Maps (N, covered) → (P,).
-    n_surrogates : int
-        S, surrogate sets. One is the same however many follow.
-    seed : int
-    threads : int
-        Sets that are made side by side; the result does not depend on it.
-    with_values : collection of int
-        Maps whose surrogates have the values of the map, in the order of the field.
-
-    Returns
-    -------
-    null : ndarray (S, P)
-    fwhm : tuple of float
-        Mean smoothness of the surrogates along each axis of the grid, mm.
-    """
-    own = maps[:, covered]
     # The first components of a run are smoother than the last; smooth maps match by chance more.
-    smoothness = [estimate_smoothness(one[None], grid, covered) for one in maps]
-    mixing = _square_root(field_correlation(own)).astype(np.float32)
-    kept_values = {number: np.sort(own[number]) for number in with_values}
+    smoothness = [estimate_smoothness(one[None], grid, covered) for one in np.asarray(maps)]
+    mixing = _square_root(field_correlation(candidates)).astype(np.float32)
+    kept_values = {
+        number: np.sort(candidates[number])
+        for number in np.flatnonzero(_values_matter(candidates, supports.sum(axis=1), rule))
+    }
 
     def surrogates(source: np.random.SeedSequence) -> np.ndarray:
         rng = np.random.default_rng(source)
-        drawn = np.stack([draw_fields(of_map, _SETS_AT_A_TIME, rng) for of_map in smoothness], 1)
-        return np.array([statistic(like(mixing @ fields)) for fields in drawn])
+        drawn = np.stack([draw_fields(own, _SETS_AT_A_TIME, rng) for own in smoothness], axis=1)
+        return np.array([search_statistic(matcher.match(like(mixing @ x)).iou) for x in drawn])
 
     def like(fields: np.ndarray) -> np.ndarray:
         for number, ordered in kept_values.items():
             fields[number, fields[number].argsort()] = ordered
         return fields
 
+    statistic = search_statistic(matcher.match(candidates).iou)
     sources = np.random.SeedSequence(seed).spawn(-(-n_surrogates // _SETS_AT_A_TIME))
     # The threads of the linear algebra would be in the way of these.
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
         blocks = list(pool.map(surrogates, sources))
-    n_statistics = blocks[0].shape[1] if blocks else 0
-    null = np.concatenate([np.zeros((0, n_statistics)), *blocks])[:n_surrogates]
-    x, y, z = np.mean([of_map.fwhm for of_map in smoothness], axis=0).tolist()
-    return null, (x, y, z)
+    null = np.concatenate([np.zeros((0, len(statistic))), *blocks])[:n_surrogates]
+    fwhm = np.mean([own.fwhm for own in smoothness], axis=0)
+    p, p_corrected = p_of(statistic, null), corrected_p(statistic, null)
+    return SpatialNull(statistic, null, p, p_corrected, tuple(fwhm.tolist()), len(candidates))
 
 
 def _square_root(correlation: np.ndarray) -> np.ndarray:

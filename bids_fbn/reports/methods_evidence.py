@@ -92,17 +92,20 @@ def _networks(config: Config, models: Sequence[str], told: Sequence[str]) -> str
             "time (mean Fisher z over four positions of the board)."
         )
     kinds = []
+    maps = f"{nulls.n_surrogate_maps:,} sets of"
     if nulls.n_surrogate_maps and (searching or given):
         fields = (
-            f"in {nulls.n_surrogate_maps:,} sets of Gaussian random fields with the spatial "
-            "autocorrelation of the maps, estimated in the mask, and their correlations with each "
-            "other"
+            f"{maps} Gaussian random fields with the spatial autocorrelation of the candidate "
+            "maps, estimated in the mask, and their correlations with each other"
         )
-        if given:
-            with_values = ", and of the coherence also their values"
-            kinds.append(fields + (with_values if searching else ", and their values"))
+        turned = (
+            f"{maps} the maps of the networks, each turned about the middle of the brain by more "
+            "than a radian about a random axis, as in spin tests [@AlexanderBloch2018]"
+        )
+        if searching and given:
+            kinds.append(f"in {fields} (the coherence: in {turned})")
         else:
-            kinds.append(fields)
+            kinds.append(f"in {fields if searching else turned}")
     if nulls.n_surrogates:
         kinds.append(
             f"in {nulls.n_surrogates:,} runs of Gaussian noise with the smoothness in space and "
