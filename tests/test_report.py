@@ -365,7 +365,10 @@ def test_networks_whose_maps_are_given_stand_by_coherence(study: Study) -> None:
         expected = set(NETWORKS) if against else {"Visual", "Salience"}
         assert _greyed(page.rows) == _greyed(page.cards) == expected
         stand = "None" if against else "2"
-        assert f"{stand} of 4 networks are more coherent than by chance" in page.text
+        assert (
+            f"{stand} of 4 networks are more coherent than in 99 sets of the same maps"
+            in page.text
+        )
         assert "overlap with their template more than" not in page.text
 
 

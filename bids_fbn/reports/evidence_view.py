@@ -68,7 +68,7 @@ _CLAIMS: Mapping[str, tuple[str, str, str]] = {
     "coherence": (
         "r",
         "correlation of the courses that two halves of the network's voxels give",
-        "are more coherent than by chance, as it is",
+        "are more coherent than",
     ),
 }
 _LEARNED_BY_NAME = (
@@ -233,13 +233,13 @@ def _too_few(rows: pd.DataFrame) -> str:
 
 
 def _fixed(value: float, decimals: int) -> str:
-    return "n/a" if pd.isna(value) else fixed(float(value), decimals)
+    return "n/a" if pd.isna(value) else fixed(float(value), decimals).replace("-", "−")
 
 
 def _between(row: pd.Series, decimals: int) -> str:
     if pd.isna(row["null_low"]):
         return "n/a"
-    return f"{fixed(row['null_low'], decimals)} to {fixed(row['null_high'], decimals)}"
+    return f"{_fixed(row['null_low'], decimals)} to {_fixed(row['null_high'], decimals)}"
 
 
 def _change(evidence: Evidence) -> dict[str, Any]:
