@@ -447,7 +447,7 @@ def test_the_methods_text_says_what_it_starts_from(components: int | None) -> No
     assert (
         ("from the templates" in text) == ("Courses of the networks" in text) == (not components)
     )
-    assert ("have their networks from the start" in held_against) == (not components)
+    assert ("instead its coherence" in held_against) == (not components)
 
 
 def test_maps_are_of_the_size_that_a_network_has_in_the_stretch(
