@@ -25,7 +25,7 @@ from common import cleaned, processes, write_rows
 from bids_fbn.config import Config
 from bids_fbn.environment import prepare_environment
 from bids_fbn.evaluation.assess import fitted
-from bids_fbn.evidence import network_evidence
+from bids_fbn.evidence.coherence import coherence_evidence
 from bids_fbn.models.compute import choose_compute
 from bids_fbn.networks.templates import TemplateSet, load_templates
 from bids_fbn.nulls.pvalues import ALPHA
@@ -45,7 +45,8 @@ def claims_of(
 ) -> dict[str, object]:
     """How many networks of a run stand, by each null."""
     signals = Signals.load(folder)
-    seed = [options.seed, run, turn]
+    # The last number keeps them apart from the turned maps of the null: trailing zeros do not.
+    seed = [options.seed, run, turn, 1]
     maps, grid = templates.maps, signals.grid
     if places == PLACES[1]:
         maps = turned_maps(maps, grid, np.random.default_rng(seed))
@@ -63,8 +64,8 @@ def claims_of(
         }
     )
     method = fitted("dualregression", signals, elsewhere, config, choose_compute("cpu", "auto", 1))
-    rows = pd.DataFrame(network_evidence(method, signals, options.surrogates, options.maps))
-    p = rows[rows["measure"] == "coherence"].pivot_table("p_corrected", "network", "null")
+    rows = pd.DataFrame(coherence_evidence(method, signals, options.surrogates, options.maps))
+    p = rows.pivot_table("p_corrected", "network", "null")
     both = p.max(axis=1) < ALPHA
     return {
         "places": places,

@@ -143,13 +143,11 @@ WINDOWED = frozenset(
 )
 TOLD = frozenset({"stcnn", "udr", "dualregression"})
 # Of these, the ones that fit courses to maps which they do not take from the run: they have
-# amplitudes, and their networks stand by coherence.
+# amplitudes, their networks stand by coherence, and there is no other number of maps to choose.
 GIVEN_MAPS = frozenset({"udr", "dualregression"})
 # Trained on a run they see more change in it than in surrogates (docs/methods.md): these say
 # nothing of change unless they get models of their own, or the model is of other runs.
 REFIT_FOR_CHANGE = frozenset({"stcnn"})
-# As many maps as there are networks, and no other size to choose.
-SIZELESS = GIVEN_MAPS
 
 
 class ModelOptions(_Section):
@@ -200,7 +198,7 @@ class ModelOptions(_Section):
         lines = []
         if self.window is not None and not WINDOWED.intersection(self.model):
             lines.append("--window: none of the models asked for uses windows")
-        if self.channels is not None and SIZELESS.issuperset(self.model):
+        if self.channels is not None and GIVEN_MAPS.issuperset(self.model):
             lines.append("--channels: none of the models asked for has any to choose")
         if "stcnn" not in self.model and self.target_networks:
             lines.append("--target-networks: is about stcnn, which is not asked for")

@@ -74,12 +74,14 @@ def network_evidence(
     Returns
     -------
     list of dict
-        Rows of :func:`search_evidence`, and for a model with ``course_maps`` before them those of
-        :func:`coherence_evidence`, which its networks stand by.
+        Rows of :func:`search_evidence`; for a model with ``course_maps`` those of
+        :func:`coherence_evidence`, which its networks stand by, and the overlap without a null.
     """
-    asked = (method, signals, n_surrogates, n_surrogate_maps, store)
-    told = method.model.course_maps is not None
-    return [*(coherence_evidence(*asked) if told else []), *search_evidence(*asked)]
+    if method.model.course_maps is None:
+        return search_evidence(method, signals, n_surrogates, n_surrogate_maps, store)
+    coherence = coherence_evidence(method, signals, n_surrogates, n_surrogate_maps, store)
+    # What is told of its networks overlaps with them in anything: there is nothing to test.
+    return [*coherence, *search_evidence(method, signals, 0, 0)]
 
 
 def weigh(

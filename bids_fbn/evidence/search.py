@@ -28,9 +28,7 @@ def search_evidence(
 ) -> list[dict[str, Any]]:
     """Overlap of each template with the map assigned to it among the budget of maps.
 
-    Of models that are told of their networks and have ``course_maps`` it is no evidence, whatever
-    the null, and is not held against any (:func:`~bids_fbn.evidence.coherence.coherence_evidence`
-    is theirs). Of all others there are two nulls, and a network stands by what both of them allow:
+    Two nulls, and a network stands by what both of them allow:
 
     ``fields``
         random maps as smooth as the candidates (:func:`~bids_fbn.nulls.spatial.spatial_null`).
@@ -55,8 +53,6 @@ def search_evidence(
     """
     import torch
 
-    if method.model.course_maps is not None:
-        n_surrogates = 0
     maps = method.budget_maps(method.model, signals)
     supports = method.templates.supports[:, signals.covered]
     matcher = Matcher(supports, method.rule, np.ones(supports.shape[1], dtype=bool))

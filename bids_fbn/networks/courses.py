@@ -99,7 +99,6 @@ class Coherence:
         # The inverse of maps without a mean takes none from the volumes either.
         courses = (self._volumes @ inverse.reshape(len(inverse), -1)).astype(np.float64)
         first, second = courses.reshape(-1, 2, n_halves // 2, n_maps).swapaxes(0, 1)
-        products = [(a * b).sum(axis=0) for a, b in ((first, second), (first, first))]
-        power = np.sqrt(products[1] * (second * second).sum(axis=0))
-        r = products[0] / np.where(power > 0, power, 1)
+        power = np.sqrt((first**2).sum(axis=0) * (second**2).sum(axis=0))
+        r = (first * second).sum(axis=0) / np.where(power > 0, power, 1)
         return np.asarray(np.arctanh(r.clip(-_HIGHEST, _HIGHEST)).mean(axis=0))

@@ -158,7 +158,7 @@ def _networks(evidence: Evidence) -> dict[str, Any]:
     lows = [low for found in searches.values() for low in found["null_low"]]
     # IoU has its other half beside it, and is never negative.
     beside = other if symbol == "IoU" else []
-    lowest = min(0.0, float(np.nanmin([*observed, *lows, 0.0])))
+    lowest = float(np.nanmin([*observed, *lows, 0.0]))
     highest = float(np.nanmax([*observed, *ends, *beside, 0.1]))
     scale = Scale(np.floor(lowest * 10 + 1e-6) / 10, np.ceil(highest * 10 + 1e-6) / 10)
     rows = []

@@ -92,14 +92,14 @@ def _networks(config: Config, models: Sequence[str], told: Sequence[str]) -> str
             "time (mean Fisher z over four positions of the board)."
         )
     kinds = []
-    maps = f"{nulls.n_surrogate_maps:,} sets of"
+    sets = f"{nulls.n_surrogate_maps:,} sets of"
     if nulls.n_surrogate_maps and (searching or given):
         fields = (
-            f"{maps} Gaussian random fields with the spatial autocorrelation of the candidate "
+            f"{sets} Gaussian random fields with the spatial autocorrelation of the candidate "
             "maps, estimated in the mask, and their correlations with each other"
         )
         turned = (
-            f"{maps} the maps of the networks, each turned about the middle of the brain by more "
+            f"{sets} the maps of the networks, each turned about the middle of the brain by more "
             "than a radian about a random axis, as in spin tests [@AlexanderBloch2018]"
         )
         if searching and given:
@@ -116,7 +116,8 @@ def _networks(config: Config, models: Sequence[str], told: Sequence[str]) -> str
         return " ".join([*sentences, "No surrogates were made: nothing says what chance gives."])
     repeated = f"The same was repeated {'; and '.join(kinds)}."
     if learned and len(models) > len(learned) and nulls.n_surrogate_maps:
-        repeated += f" For {_names(learned)}, random fields have no meaning."
+        others = "random fields" if searching else "turned maps"
+        repeated += f" For {_names(learned)}, {others} have no meaning."
     p = "p is one-sided, corrected over the networks"
     if len(kinds) == 2:
         p += "; of the two the higher was taken."
