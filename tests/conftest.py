@@ -24,6 +24,12 @@ def real_data() -> Path:
     return Path(folder).resolve()
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """What a test draws does not depend on which tests ran before it in the same process."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """On small arrays the threads of torch wait for each other more than they work."""

@@ -34,8 +34,10 @@ def test_without_factors_it_is_the_posterior_of_the_normal_model(ball_grid: Grid
     network = model_of(ball_grid).network
     shape = (3, ball_grid.n_voxels)
     spread = torch.tensor([0.1, 0.3, 0.5])[:, None].expand(shape)
-    network.set_prior(torch.randn(shape), torch.randn(shape), spread)
-    volumes = torch.randn(1, 40, ball_grid.n_voxels)
+    # Means of known parts of the group maps, so that the three sizes differ whatever is drawn.
+    group = torch.randn(shape)
+    network.set_prior(group, torch.tensor([0.5, 1.0, 2.0])[:, None] * group, spread)
+    volumes = torch.randn(1, 40, 3) @ group + torch.randn(1, 40, ball_grid.n_voxels)
     with torch.no_grad():
         courses = fit_courses(volumes, network.group[None], covered_in(volumes))
         own, noise = fit_maps(volumes, courses, network.log_ridge.exp())
@@ -44,8 +46,8 @@ def test_without_factors_it_is_the_posterior_of_the_normal_model(ball_grid: Grid
     size = network.size_in(volumes)
     assert size.std() > 0.1
     precision = 1 / (size * spread).square() + 1 / noise
-    mean = (network.mean / (size * spread.square()) + own / noise) / precision
-    torch.testing.assert_close(maps, mean, rtol=1e-4, atol=1e-5)
+    expected = (network.mean / (size * spread.square()) + own / noise) / precision
+    torch.testing.assert_close(maps, expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(sd, precision.rsqrt(), rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(found, courses)
 
