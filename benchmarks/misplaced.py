@@ -1,11 +1,12 @@
-"""Which networks stand by coherence, and which would in the wrong place?
+"""Which networks stand, and which would in the wrong place?
 
-    python benchmarks/misplaced.py DATASET [--templates NAME] [--turns 1] [--processes 2]
+    python benchmarks/misplaced.py DATASET [--model ica dualregression] [--surrogate-maps fields]
+                                   [--templates NAME] [--turns 1] [--processes 2]
 
-Dual regression of every run on the templates as they are, and on the same templates turned about
-the middle of the brain: each by itself, as its null has them, and all of them alike, as it has
-not. Nothing makes these coherent but what any place in a brain has, or that one has come to lie on
-a network: few of them should stand.
+Every run with the templates as they are, and with the same templates turned about the middle of
+the brain: all of them alike, as the null has them, and each by itself, as it has not. Nothing
+makes a map overlap with these, or makes them coherent, but what any place in a brain has, or that
+one has come to lie on a network: few of them should stand.
 """
 
 from __future__ import annotations
@@ -25,17 +26,35 @@ from common import cleaned, processes, write_rows
 from bids_fbn.config import Config
 from bids_fbn.environment import prepare_environment
 from bids_fbn.evaluation.assess import fitted
-from bids_fbn.evidence.coherence import coherence_evidence
+from bids_fbn.evidence import network_evidence
 from bids_fbn.models.compute import choose_compute
 from bids_fbn.networks.templates import TemplateSet, load_templates
-from bids_fbn.nulls.pvalues import ALPHA
-from bids_fbn.nulls.turned import turned_maps
+from bids_fbn.nulls.pvalues import ALPHA, claim_of_networks, network_p
+from bids_fbn.nulls.turned import turned_maps, turned_supports
 from bids_fbn.signal.signals import Signals
 
 PLACES = ("as they are", "turned, each by itself", "turned, all alike")
 
 
+def misplaced(
+    templates: TemplateSet, signals: Signals, places: str, seed: list[int]
+) -> TemplateSet:
+    """Templates as they are or turned, each by itself or all alike."""
+    everything = range(len(templates.networks))
+    sets = {PLACES[0]: [], PLACES[1]: [[k] for k in everything], PLACES[2]: [list(everything)]}
+    maps, supports = templates.maps.copy(), templates.supports.copy()
+    everywhere = np.ones(signals.grid.n_voxels, dtype=bool)
+    for own in sets[places]:
+        # The last number keeps them apart from the null's: trailing zeros do not.
+        here = [*seed, own[0], 1]
+        maps[own] = turned_maps(maps[own], signals.grid, np.random.default_rng(here))
+        turn = turned_supports(supports[own], signals.grid, everywhere)
+        supports[own] = turn(np.random.default_rng(here))
+    return replace(templates, maps=maps, supports=supports)
+
+
 def claims_of(
+    name: str,
     folder: Path,
     run: int,
     places: str,
@@ -45,34 +64,30 @@ def claims_of(
 ) -> dict[str, object]:
     """How many networks of a run stand, by each null."""
     signals = Signals.load(folder)
-    # The last number keeps them apart from the turned maps of the null: trailing zeros do not.
-    seed = [options.seed, run, turn, 1]
-    maps, grid = templates.maps, signals.grid
-    if places == PLACES[1]:
-        maps = turned_maps(maps, grid, np.random.default_rng(seed))
-    elif places == PLACES[2]:
-        alike = [turned_maps(one[None], grid, np.random.default_rng(seed)) for one in maps]
-        maps = np.concatenate(alike)
-    elsewhere = replace(templates, maps=maps)
+    elsewhere = misplaced(templates, signals, places, [options.seed, run, turn])
     config = Config.from_options(
         {
             "bids_dir": Path(),
             "output_dir": Path(),
-            "model": ("dualregression",),
+            "model": (name,),
+            "surrogate_maps": options.surrogate_maps,
             "templates": options.templates,
             "random_seed": options.seed + run,
         }
     )
-    method = fitted("dualregression", signals, elsewhere, config, choose_compute("cpu", "auto", 1))
-    rows = pd.DataFrame(coherence_evidence(method, signals, options.surrogates, options.maps))
-    p = rows.pivot_table("p_corrected", "network", "null")
-    both = p.max(axis=1) < ALPHA
+    method = fitted(name, signals, elsewhere, config, choose_compute("cpu", "auto", 1))
+    rows = pd.DataFrame(network_evidence(method, signals, options.surrogates, options.maps))
+    both = network_p(rows) < ALPHA
+    claimed = rows[rows["measure"] == claim_of_networks(rows)]
+    p = claimed.pivot_table("p_corrected", "network", "null")
     return {
+        "model": name,
         "places": places,
         "run": run,
         "turn": turn,
         "networks": len(p),
-        **{null: int((of_null < ALPHA).sum()) for null, of_null in p.items()},
+        "elsewhere": int((p.drop(columns="noise") < ALPHA).to_numpy().sum()),
+        "noise": int((p["noise"] < ALPHA).sum()),
         "both": int(both.sum()),
         "standing": ", ".join(both.index[both]),
     }
@@ -81,14 +96,15 @@ def claims_of(
 def table(rows: pd.DataFrame) -> str:
     """Markdown: networks that stand, mean over runs."""
     lines = [
-        "| templates | networks | by turned maps | by runs of noise | by both | runs with any |",
-        "|---|---|---|---|---|---|",
+        "| method | templates | networks | by other places | by runs of noise | by both | "
+        "runs with any by other places | by both |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    for name in PLACES:
-        found = rows[rows["places"] == name]
-        means = [f"{found[column].mean():.2f}" for column in ("turned", "noise", "both")]
-        any_ = f"{100 * (found['both'] > 0).mean():.0f} %"
-        lines.append(f"| {name} | {found['networks'].iloc[0]} | {' | '.join(means)} | {any_} |")
+    for (model, name), found in rows.groupby(["model", "places"], sort=False, observed=True):
+        means = [f"{found[column].mean():.2f}" for column in ("elsewhere", "noise", "both")]
+        any_ = [f"{100 * (found[column] > 0).mean():.0f} %" for column in ("elsewhere", "both")]
+        cells = [model, name, str(found["networks"].iloc[0]), *means, *any_]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -96,36 +112,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("dataset", type=Path)
     parser.add_argument("--label", nargs="+", default=[], help="participants (all)")
+    parser.add_argument("--model", nargs="+", default=["dualregression", "ica"])
+    parser.add_argument("--surrogate-maps", choices=["turned", "fields"], default="turned")
     parser.add_argument("--nuisance", default="none")
     parser.add_argument("--resolution", type=float, default=10.0)
     parser.add_argument("--templates", default="smith2009")
     parser.add_argument("--turns", type=int, default=1, help="of each run, either way")
     parser.add_argument("--surrogates", type=int, default=20, help="runs of noise")
-    parser.add_argument("--maps", type=int, default=199, help="sets of turned maps")
+    parser.add_argument("--maps", type=int, default=199, help="turns, or sets of random maps")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--rows", type=Path, help="write a row for each run and turn there")
     options = parser.parse_args(arguments)
     prepare_environment(1)
     logging.getLogger("bids_fbn").setLevel(logging.WARNING)
-    with tempfile.TemporaryDirectory() as name, processes(options.processes) as pool:
-        work = Path(name)
+    with tempfile.TemporaryDirectory() as folder, processes(options.processes) as pool:
+        work = Path(folder)
         asked = (options.dataset, options.nuisance, options.resolution, work)
         runs = cleaned(*asked, participants=tuple(options.label))
         templates = load_templates(options.templates, runs[0].grid)
         jobs = [
-            pool.submit(claims_of, work / run.name, number, places, turn, templates, options)
+            pool.submit(claims_of, name, work / run.name, number, places, turn, templates, options)
+            for name in options.model
             for number, run in enumerate(runs)
             for places in PLACES
             for turn in range(1 if places == PLACES[0] else options.turns)
         ]
         rows = pd.DataFrame([job.result() for job in as_completed(jobs)])
-    rows = rows.sort_values(["places", "run", "turn"])
+    rows["places"] = pd.Categorical(rows["places"], PLACES)
+    rows = rows.sort_values(["model", "places", "run", "turn"])
     write_rows(options.rows, rows.to_dict("records"))
     print(table(rows))
-    for place in PLACES:
-        names = rows.loc[rows["places"] == place, "standing"].str.split(", ").explode()
-        print(f"\n{place}:\n{names[names != ''].value_counts().to_string()}")
+    for (model, place), found in rows.groupby(["model", "places"], sort=False, observed=True):
+        names = found["standing"].str.split(", ").explode()
+        print(f"\n{model}, {place}:\n{names[names != ''].value_counts().to_string()}")
     return 0
 
 

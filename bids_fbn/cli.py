@@ -254,7 +254,14 @@ def _add_null_options(group: Any) -> None:
         "--n-surrogate-maps",
         type=int,
         metavar="N",
-        help="sets of random smooth maps that are searched for the templates (1000)",
+        help="turns of the templates, or sets of random maps, that the search is repeated with "
+        "(1000)",
+    )
+    group.add_argument(
+        "--surrogate-maps",
+        choices=["turned", "fields"],
+        help="hold a search against the templates turned elsewhere in the brain, or against "
+        "random maps as smooth, by which networks stand in the wrong place too (turned)",
     )
     group.add_argument(
         "--budget",

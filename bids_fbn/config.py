@@ -50,7 +50,7 @@ NUISANCE_COMPONENTS = (
 
 # Results change when these definitions do; raised by hand whenever a change of the code makes
 # the same options give other numbers, so that old and new results are never mixed.
-RESULTS_VERSION = 8
+RESULTS_VERSION = 9
 
 Label = Annotated[str, Field(pattern=r"^[0-9a-zA-Z+]+$")]
 
@@ -230,12 +230,17 @@ class NetworkOptions(_Section):
     save_denoised: bool = False
 
 
+# What a search for networks is held against in space.
+SurrogateMaps = Literal["turned", "fields"]
+
+
 class NullOptions(_Section):
     """What the results are held against."""
 
     n_surrogates: int = Field(39, ge=0)
     surrogates: Literal["phase", "var"] = "phase"
     n_surrogate_maps: int = Field(1000, ge=0)
+    surrogate_maps: SurrogateMaps = "turned"
     refit_surrogates: bool = False
     budget: int = Field(20, ge=1)
 

@@ -353,7 +353,7 @@ def _parser() -> argparse.ArgumentParser:
         help="static surrogates of each run; 20 at least for p < 0.05 (39)",
     )
     models.add_argument(
-        "--n-surrogate-maps", type=int, metavar="N", help="sets of random smooth maps (1000)"
+        "--n-surrogate-maps", type=int, metavar="N", help="turns of the templates (1000)"
     )
     add_device_options(parser.add_argument_group("compute"))
     parser.add_argument("-v", "--verbose", action="count", default=0, help="more messages")

@@ -75,7 +75,7 @@ def evidence_table(
     claim = "coherence" if coherence else "iou_search"
     rows = [
         row("network", claim, name, name in beyond and null not in against, null=null)
-        for null in ("turned" if coherence else "fields", "noise")
+        for null in ("turned", "noise")
         for name in NETWORKS
     ]
     if coherence:
@@ -342,13 +342,13 @@ def test_network_that_the_null_does_not_support_is_greyed_and_not_hidden(study: 
     # In the table and on the card.
     assert page.text.count("not more than chance") - page.text.count(", not more than chance") == 4
     assert "2 of 4 networks overlap with their template more than" in page.text
-    assert "99 sets of random maps" in page.text
+    assert "99 places elsewhere in this brain" in page.text
     assert "99 runs of smooth noise" in page.text
     assert "42 % of one half explained by 20 maps of the other" in page.text
 
 
 def test_network_stands_only_by_both_nulls(study: Study) -> None:
-    for null in ("fields", "noise"):
+    for null in ("turned", "noise"):
         study.add("1", weighed=evidence_table(against=(null,)))
         page = Page(write_report(study.out, "01", config=study.config()))
         assert _greyed(page.rows) == _greyed(page.cards) == set(NETWORKS)
@@ -365,10 +365,7 @@ def test_networks_whose_maps_are_given_stand_by_coherence(study: Study) -> None:
         expected = set(NETWORKS) if against else {"Visual", "Salience"}
         assert _greyed(page.rows) == _greyed(page.cards) == expected
         stand = "None" if against else "2"
-        assert (
-            f"{stand} of 4 networks are more coherent than in 99 sets of the same maps"
-            in page.text
-        )
+        assert f"{stand} of 4 networks are more coherent than in 99 places elsewhere" in page.text
         assert "overlap with their template more than" not in page.text
 
 
@@ -389,7 +386,7 @@ def test_without_surrogates_nothing_stands(study: Study) -> None:
     assert _greyed(page.rows) == _greyed(page.cards) == set(NETWORKS)
     assert "No surrogates were made: nothing speaks for change over time." in page.text
     assert (
-        "No surrogates were made of random maps and runs of noise: nothing says what" in page.text
+        "No surrogates were made of other places and runs of noise: nothing says what" in page.text
     )
     assert "0 of 4" in page.text
 
@@ -711,7 +708,7 @@ def test_methods_speak_only_of_the_nulls_that_were_used(study: Study) -> None:
         models={"model": ("ica",)}, nulls={"n_surrogate_maps": 1234}, compute={"random_seed": 7}
     )
     text = methods_text(config, [run.models[0].facts], {"network": 1234, "fit": 0})
-    assert "1,234 sets of Gaussian random fields" in text
+    assert "1,234 sets of the templates turned, all alike, about the middle" in text
     assert "39 runs of Gaussian noise" in text
     assert "start from the random seed 7" in text
     for absent in ("haemodynamic", "static", "Prichard1994"):
@@ -727,17 +724,22 @@ def test_methods_say_what_networks_stand_by(study: Study) -> None:
         "coherence": "Evidence of a network is instead its coherence",
         "by name": "held against its template",
         "random maps": "sets of Gaussian random fields",
-        "turned maps": "each turned about the middle of the brain",
-        "not by name": "For stcnn, random fields have no meaning",
+        "turned": "turned, all alike, about the middle of the brain",
+        "not by name": "For stcnn, turned templates have no meaning",
+        "none by name": "For stcnn, random fields have no meaning",
     }
-    for models, said in (
-        (("ica",), {"search", "random maps"}),
-        (("udr",), {"coherence", "turned maps"}),
-        (("stcnn",), {"by name"}),
-        (("ica", "udr", "stcnn"), set(words)),
+    turned, fields = {"surrogate_maps": "turned"}, {"surrogate_maps": "fields"}
+    for models, nulls, said in (
+        (("ica",), turned, {"search", "turned"}),
+        (("ica",), fields, {"search", "random maps"}),
+        (("udr",), turned, {"coherence", "turned"}),
+        (("udr",), fields, {"coherence", "turned"}),
+        (("stcnn",), turned, {"by name"}),
+        (("ica", "udr", "stcnn"), turned, set(words) - {"random maps", "none by name"}),
+        (("ica", "udr", "stcnn"), fields, set(words) - {"not by name"}),
     ):
-        text = methods_text(study.config(models={"model": models}))
-        assert {name for name, part in words.items() if part in text} == said, models
+        text = methods_text(study.config(models={"model": models}, nulls=nulls))
+        assert {name for name, part in words.items() if part in text} == said, (models, nulls)
 
 
 def test_citation_files(study: Study) -> None:

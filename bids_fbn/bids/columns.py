@@ -71,9 +71,9 @@ METRICS: Columns = {
     },
     "p": {
         "Description": "p that the network is there: of coherence if it has one, else of "
-        "iou_search; the higher of those by two nulls, random maps (of coherence: the same maps "
-        "elsewhere in the brain) and runs of noise; the evidence table has both. Of stcnn, which "
-        "does not search, that by runs of noise"
+        "iou_search; the higher of those by two nulls, the networks turned elsewhere in the brain "
+        "and runs of noise; the evidence table has both. Of stcnn, which does not search, that by "
+        "runs of noise"
     },
     "p_corrected": {"Description": "The same, corrected over the templates by the maximum"},
     "iou_other_half": {
@@ -162,10 +162,11 @@ EVIDENCE: Columns = {
     "null": {
         "Description": "Of what the surrogates are",
         "Levels": {
-            "fields": "sets of random maps as smooth and as correlated as the candidates; not for "
-            "models that know their networks",
-            "turned": "the maps of the networks, each turned about the middle of the brain by "
-            "more than a radian, about any axis",
+            "turned": "the networks, turned all alike about the middle of the brain by more than "
+            "a radian, about any axis, in coordinates by their standard deviations along x, y and "
+            "z; not for models that learn networks by name",
+            "fields": "sets of random maps as smooth and as correlated as the candidates "
+            "(--surrogate-maps)",
             "noise": "runs of noise as smooth as the run, with its mean spectrum and cleaned like "
             "it, to which the method was applied in the same way",
             "phase": "random phases, the same for all voxels or networks: static correlation; a "

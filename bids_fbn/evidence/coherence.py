@@ -13,7 +13,7 @@ from bids_fbn.evidence.table import null_values, row
 from bids_fbn.networks.courses import Coherence
 from bids_fbn.nulls.pvalues import corrected_p, p_of
 from bids_fbn.nulls.series import surrogate_runs
-from bids_fbn.nulls.turned import turned_null
+from bids_fbn.nulls.turned import turned_maps, turned_null
 from bids_fbn.signal.signals import Signals
 
 __all__ = ["coherence_evidence"]
@@ -66,9 +66,7 @@ def coherence_evidence(
     statistic = here.of(maps[:, covered])
     nulls = {
         "turned": turned_null(
-            maps,
-            signals.grid,
-            covered,
+            lambda rng: turned_maps(maps, signals.grid, rng)[:, covered],
             here.of,
             n_surrogate_maps,
             method.seed,

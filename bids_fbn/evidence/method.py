@@ -16,7 +16,7 @@ from bids_fbn.networks.maps import SupportRule, zscore_maps
 from bids_fbn.networks.states import StateRule
 
 if TYPE_CHECKING:
-    from bids_fbn.config import Config
+    from bids_fbn.config import Config, SurrogateMaps
     from bids_fbn.models.base import Model
     from bids_fbn.models.compute import Compute
     from bids_fbn.networks.templates import TemplateSet
@@ -67,6 +67,8 @@ class Method:
     budget : int
         Maps in an equal budget.
     seed : int
+    surrogate_maps : {"turned", "fields"}
+        What a search is held against, see :func:`~bids_fbn.evidence.search.search_evidence`.
     tests_change : bool
         Whether surrogates as they are used here say anything of change over time.
     """
@@ -81,6 +83,7 @@ class Method:
     stride: int
     budget: int
     seed: int
+    surrogate_maps: SurrogateMaps = "turned"
     tests_change: bool = True
 
     @classmethod
@@ -121,6 +124,7 @@ class Method:
             stride=config.models.stride,
             budget=config.nulls.budget,
             seed=config.compute.random_seed,
+            surrogate_maps=config.nulls.surrogate_maps,
             tests_change=refit or config.tests_change(model.name),
         )
 

@@ -48,14 +48,14 @@ _SERIES = {
 }
 _NULLS: Mapping[str, str] = {
     "fields": "{} sets of random maps as smooth as the candidates",
-    "turned": "{} sets of the same maps turned elsewhere in the brain",
+    "turned": "{} places elsewhere in this brain",
     "noise": "{} runs of smooth noise, cleaned and analysed in the same way",
     "phase": "{} surrogates of the run with random phases",
     "var": "{} surrogates of the run by an autoregressive model",
 }
 _SHORT: Mapping[str, str] = {
     "fields": "random maps",
-    "turned": "turned maps",
+    "turned": "other places",
     "noise": "runs of noise",
 }
 # Measure that networks stand by → its symbol, what the dot is, how networks do that stand.

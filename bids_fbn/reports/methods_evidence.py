@@ -92,20 +92,22 @@ def _networks(config: Config, models: Sequence[str], told: Sequence[str]) -> str
             "time (mean Fisher z over four positions of the board)."
         )
     kinds = []
+    by_fields = searching and nulls.surrogate_maps == "fields"
     sets = f"{nulls.n_surrogate_maps:,} sets of"
     if nulls.n_surrogate_maps and (searching or given):
         fields = (
-            f"{sets} Gaussian random fields with the spatial autocorrelation of the candidate "
+            f"in {sets} Gaussian random fields with the spatial autocorrelation of the candidate "
             "maps, estimated in the mask, and their correlations with each other"
         )
         turned = (
-            f"{sets} the maps of the networks, each turned about the middle of the brain by more "
-            "than a radian about a random axis, as in spin tests [@AlexanderBloch2018]"
+            f"for {sets} the templates turned, all alike, about the middle of the brain by more "
+            "than a radian about a random axis, as in spin tests [@AlexanderBloch2018], in "
+            "coordinates standardised along each axis"
         )
-        if searching and given:
-            kinds.append(f"in {fields} (the coherence: in {turned})")
+        if not by_fields:
+            kinds.append(turned)
         else:
-            kinds.append(f"in {fields if searching else turned}")
+            kinds.append(f"{fields} (the coherence: {turned})" if given else fields)
     if nulls.n_surrogates:
         kinds.append(
             f"in {nulls.n_surrogates:,} runs of Gaussian noise with the smoothness in space and "
@@ -116,7 +118,7 @@ def _networks(config: Config, models: Sequence[str], told: Sequence[str]) -> str
         return " ".join([*sentences, "No surrogates were made: nothing says what chance gives."])
     repeated = f"The same was repeated {'; and '.join(kinds)}."
     if learned and len(models) > len(learned) and nulls.n_surrogate_maps:
-        others = "random fields" if searching else "turned maps"
+        others = "random fields" if by_fields else "turned templates"
         repeated += f" For {_names(learned)}, {others} have no meaning."
     p = "p is one-sided, corrected over the networks"
     if len(kinds) == 2:
