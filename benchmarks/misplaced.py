@@ -30,7 +30,7 @@ from bids_fbn.evidence import network_evidence
 from bids_fbn.models.compute import choose_compute
 from bids_fbn.networks.templates import TemplateSet, load_templates
 from bids_fbn.nulls.pvalues import ALPHA, claim_of_networks, network_p
-from bids_fbn.nulls.turned import turned_maps, turned_supports
+from bids_fbn.nulls.turned import turning
 from bids_fbn.signal.signals import Signals
 
 PLACES = ("as they are", "turned, each by itself", "turned, all alike")
@@ -47,9 +47,9 @@ def misplaced(
     for own in sets[places]:
         # The last number keeps them apart from the null's: trailing zeros do not.
         here = [*seed, own[0], 1]
-        maps[own] = turned_maps(maps[own], signals.grid, np.random.default_rng(here))
-        turn = turned_supports(supports[own], signals.grid, everywhere)
-        supports[own] = turn(np.random.default_rng(here))
+        for values in (maps, supports):
+            turn = turning(values[own], signals.grid, everywhere)
+            values[own] = turn(np.random.default_rng(here))
     return replace(templates, maps=maps, supports=supports)
 
 

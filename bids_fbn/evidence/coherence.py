@@ -13,7 +13,7 @@ from bids_fbn.evidence.table import null_values, row
 from bids_fbn.networks.courses import Coherence
 from bids_fbn.nulls.pvalues import corrected_p, p_of
 from bids_fbn.nulls.series import surrogate_runs
-from bids_fbn.nulls.turned import turned_maps, turned_null
+from bids_fbn.nulls.turned import turned_null, turning
 from bids_fbn.signal.signals import Signals
 
 __all__ = ["coherence_evidence"]
@@ -34,7 +34,7 @@ def coherence_evidence(
     them allow:
 
     ``turned``
-        the same maps elsewhere in the same brain (:func:`~bids_fbn.nulls.turned.turned_maps`), in
+        the same maps elsewhere in the same brain (:func:`~bids_fbn.nulls.turned.turning`), in
         which any smooth map is coherent, and in some places more than in others.
     ``noise``
         the same maps in runs of noise as smooth as the run and cleaned like it: what is compact
@@ -66,7 +66,7 @@ def coherence_evidence(
     statistic = here.of(maps[:, covered])
     nulls = {
         "turned": turned_null(
-            lambda rng: turned_maps(maps, signals.grid, rng)[:, covered],
+            turning(maps, signals.grid, covered),
             here.of,
             n_surrogate_maps,
             method.seed,

@@ -13,8 +13,7 @@ from bids_fbn.evidence.table import null_values, row
 from bids_fbn.networks.overlap import Matcher
 from bids_fbn.nulls.pvalues import corrected_p, p_of
 from bids_fbn.nulls.series import surrogate_runs
-from bids_fbn.nulls.spatial import search_statistic, spatial_null
-from bids_fbn.nulls.turned import turned_null, turned_supports
+from bids_fbn.nulls.spatial import elsewhere_null, search_statistic, spatial_null
 from bids_fbn.signal.signals import Signals
 
 __all__ = ["search_evidence"]
@@ -32,12 +31,14 @@ def search_evidence(
     Two nulls, and a network stands by what both of them allow:
 
     ``turned``
-        the templates elsewhere in the brain (:func:`~bids_fbn.nulls.turned.turned_supports`),
-        searched among the same maps. Not for models that learn networks by name: those see what
-        they know in anything, and nothing is searched. Or ``fields`` in its place:
-        random maps as smooth as the candidates (:func:`~bids_fbn.nulls.spatial.spatial_null`).
-        They are as likely in one place as in another; candidates are not: those of a brain lie
-        in its cortex, and a network that pads with zeros sees the edge of the brain in anything.
+        the templates elsewhere in the brain, searched among the same maps
+        (:func:`~bids_fbn.nulls.spatial.elsewhere_null`). Not for models that learn networks by
+        name: those see what they know in anything, and nothing is searched.
+    ``fields``
+        in its place, if asked for: random maps as smooth as the candidates
+        (:func:`~bids_fbn.nulls.spatial.spatial_null`). They are as likely in one place as in
+        another; candidates are not: those of a brain lie in its cortex, and a network that pads
+        with zeros sees the edge of the brain in anything.
     ``noise``
         runs of noise as smooth as the run and cleaned like it, to which the method is applied in
         the same way. Whatever it does to noise is in there; but maps of a real run are smoother
@@ -60,25 +61,11 @@ def search_evidence(
     supports = method.templates.supports[:, signals.covered]
     matcher = Matcher(supports, method.rule, np.ones(supports.shape[1], dtype=bool))
     statistic = search_statistic(matcher.match(maps).iou)
-    nulls = {}
-    threads = torch.get_num_threads()
-    if not method.model.networks and method.surrogate_maps == "turned":
-
-        def elsewhere(turned: np.ndarray) -> np.ndarray:
-            there = Matcher(turned, method.rule, np.ones(turned.shape[1], dtype=bool))
-            return search_statistic(there.match(maps).iou)
-
-        nulls["turned"] = turned_null(
-            turned_supports(method.templates.supports, signals.grid, signals.covered),
-            elsewhere,
-            n_surrogate_maps,
-            method.seed,
-            threads,
-        ).reshape(n_surrogate_maps, len(statistic))
-    elif not method.model.networks:
+    nulls: dict[str, np.ndarray] = {}
+    if not method.model.networks:
         candidates = np.zeros((len(maps), signals.grid.n_voxels), dtype=np.float32)
         candidates[:, signals.covered] = maps
-        nulls["fields"] = spatial_null(
+        searching = (
             candidates,
             method.templates,
             signals.grid,
@@ -86,8 +73,11 @@ def search_evidence(
             method.rule,
             n_surrogate_maps,
             method.seed,
-            threads,
-        ).null
+            torch.get_num_threads(),
+        )
+        elsewhere = method.surrogate_maps == "turned"
+        null = elsewhere_null(*searching) if elsewhere else spatial_null(*searching).null
+        nulls[method.surrogate_maps] = null
 
     def searched(run: Signals) -> np.ndarray:
         return search_statistic(matcher.match(method.budget_maps(method.on(run), run)).iou)

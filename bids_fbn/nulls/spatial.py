@@ -1,4 +1,4 @@
-"""The best overlap that a search among smooth maps without networks would have found."""
+"""The best overlap that a search finds elsewhere in the brain, or among random smooth maps."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from bids_fbn.networks.overlap import Matcher, assign_one_to_one
 from bids_fbn.networks.templates import TemplateSet
 from bids_fbn.nulls.fields import draw_fields, estimate_smoothness, field_correlation
 from bids_fbn.nulls.pvalues import corrected_p, p_of
+from bids_fbn.nulls.turned import turned_null, turning
 from bids_fbn.signal.grid import Grid
 
-__all__ = ["SpatialNull", "search_statistic", "spatial_null"]
+__all__ = ["SpatialNull", "elsewhere_null", "search_statistic", "spatial_null"]
 
 # Enough for the drawing of fields to be efficient, few enough for memory.
 _SETS_AT_A_TIME = 16
@@ -55,6 +56,41 @@ def search_statistic(iou: np.ndarray) -> np.ndarray:
     chosen = assign_one_to_one(iou)
     best = iou[chosen, np.arange(iou.shape[1])]
     return np.where(chosen >= 0, best, 0)
+
+
+def elsewhere_null(
+    maps: np.ndarray,
+    templates: TemplateSet,
+    grid: Grid,
+    covered: np.ndarray,
+    rule: SupportRule,
+    n_surrogates: int = 1000,
+    seed: int = 0,
+    threads: int = 1,
+) -> np.ndarray:
+    """Repeat the search among the same maps for the templates elsewhere in the brain.
+
+    Parameters
+    ----------
+    maps, templates, grid, covered, rule, seed, threads
+        As of :func:`spatial_null`.
+    n_surrogates : int
+        S, turns (:func:`~bids_fbn.nulls.turned.turning`). One is the same however many follow.
+
+    Returns
+    -------
+    ndarray (S, P)
+        IoU of each template with the candidate assigned to it.
+    """
+    candidates = np.asarray(maps, dtype=np.float32)[:, covered]
+
+    def searched(supports: np.ndarray) -> np.ndarray:
+        matcher = Matcher(supports, rule, np.ones(supports.shape[1], dtype=bool))
+        return search_statistic(matcher.match(candidates).iou)
+
+    turn = turning(templates.supports, grid, covered)
+    null = turned_null(turn, searched, n_surrogates, seed, threads)
+    return null.reshape(n_surrogates, len(templates.networks))
 
 
 def spatial_null(

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt, map_coordinates
+from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.spatial.transform import Rotation
 from threadpoolctl import threadpool_limits
 
 from bids_fbn.networks.maps import zscore_maps
 from bids_fbn.signal.grid import Grid
 
-__all__ = ["turned_maps", "turned_null", "turned_supports"]
+__all__ = ["turned_null", "turning"]
 
 # rad
 _LEAST_ANGLE = 1.0
@@ -21,49 +21,26 @@ _LEAST_ANGLE = 1.0
 # near that of the turn. Of what cannot leave its place, the best of so many turns is taken.
 _MOST_ALIKE = 0.25
 _TRIES = 20
+# What is near a network ranks above what is far from it where a map has the same value in both.
+_NEARNESS_MM = 30.0
+_NEARNESS_WEIGHT = 1e-3
 
 
-def turned_maps(maps: np.ndarray, grid: Grid, rng: np.random.Generator) -> np.ndarray:
-    """Maps turned about the middle of the brain, all alike, about any axis.
+def turning(
+    maps: np.ndarray, grid: Grid, covered: np.ndarray
+) -> Callable[[np.random.Generator], np.ndarray]:
+    """Turn maps about the middle of the brain, all alike, about any axis.
 
     As in the spin tests of surfaces (Alexander-Bloch et al. 2018, Neuroimage 178), in the volume.
     Coordinates are by their standard deviations along the three axes, in which the brain is nearly
-    a ball: cortex comes to lie on cortex, and little falls out of the brain. What comes from
-    outside is 0. No map lies where it was.
+    a ball: cortex comes to lie on cortex, and little falls out of the brain. Each map keeps its
+    values, in the order of what is interpolated: else it would be smoother than it was, and have
+    lost what fell out. No map lies where it was.
 
     Parameters
     ----------
     maps : ndarray (K, V)
-    grid : Grid
-    rng : Generator
-
-    Returns
-    -------
-    ndarray (K, V) of float32
-    """
-    volume = np.zeros(grid.shape, dtype=np.float32)
-
-    def turn(source: np.ndarray) -> np.ndarray:
-        turned = np.empty(maps.shape, dtype=np.float32)
-        for number, own in enumerate(maps):
-            volume[grid.mask] = own
-            turned[number] = map_coordinates(volume, source, order=1)
-        return turned
-
-    return _elsewhere(maps, turn, grid, rng)
-
-
-def turned_supports(
-    supports: np.ndarray, grid: Grid, covered: np.ndarray
-) -> Callable[[np.random.Generator], np.ndarray]:
-    """The same of supports, each of as many voxels as before.
-
-    They are the voxels whose places before the turn lie furthest inside the support, or nearest to
-    it where some of it has fallen out of the brain.
-
-    Parameters
-    ----------
-    supports : ndarray (P, V) of bool
+        Or supports, of bool.
     grid : Grid
     covered : ndarray (V,) of bool
         Voxels that take part.
@@ -71,45 +48,35 @@ def turned_supports(
     Returns
     -------
     callable
-        Generator → supports (P, covered) of bool.
+        Generator → maps (K, covered).
     """
-    here = supports[:, covered]
-    sizes = here.sum(axis=1)
-    sampling = grid.resolution / grid.coordinates.std(axis=0)
-    volume = np.zeros(grid.shape, dtype=bool)
-    outside = []
-    for own in supports:
-        volume[grid.mask] = own
-        distance = distance_transform_edt(~volume, sampling)
-        outside.append(distance - distance_transform_edt(volume, sampling))
+    here = maps[:, covered]
+    ordered = np.sort(here, axis=1)
+    standard = zscore_maps(here.astype(np.float32))
+    volumes = np.zeros((len(maps), *grid.shape), dtype=np.float32)
+    volumes[:, grid.mask] = maps
+    for volume in volumes:
+        volume += _NEARNESS_WEIGHT * gaussian_filter(volume, _NEARNESS_MM / grid.resolution)
 
-    def turn(source: np.ndarray) -> np.ndarray:
-        turned = np.zeros(here.shape, dtype=bool)
-        for number, (size, distance) in enumerate(zip(sizes, outside, strict=True)):
-            values = map_coordinates(distance, source[:, covered], order=1, mode="nearest")
-            turned[number, values.argsort(kind="stable")[:size]] = True
+    def once(rng: np.random.Generator) -> np.ndarray:
+        source = _sources(grid, rng)[:, covered]
+        turned = np.empty_like(here)
+        for own, volume, values in zip(turned, volumes, ordered, strict=True):
+            own[map_coordinates(volume, source, order=1).argsort(kind="stable")] = values
         return turned
 
-    return lambda rng: _elsewhere(here, turn, grid, rng)
+    def turn(rng: np.random.Generator) -> np.ndarray:
+        best, least = here, np.inf
+        for _ in range(_TRIES):
+            turned = once(rng)
+            alike = (standard * zscore_maps(turned.astype(np.float32))).mean(axis=1).max()
+            if alike < least:
+                best, least = turned, alike
+            if least < _MOST_ALIKE:
+                break
+        return best
 
-
-def _elsewhere(
-    own: np.ndarray,
-    turn: Callable[[np.ndarray], np.ndarray],
-    grid: Grid,
-    rng: np.random.Generator,
-) -> np.ndarray:
-    """What `turn` makes of :func:`_sources`, none of it like what it was (K, N)."""
-    standard = zscore_maps(own.astype(np.float32))
-    best, least = own, np.inf
-    for _ in range(_TRIES):
-        turned = turn(_sources(grid, rng))
-        alike = (standard * zscore_maps(turned.astype(np.float32))).mean(axis=1).max()
-        if alike < least:
-            best, least = turned, alike
-        if least < _MOST_ALIKE:
-            break
-    return best
+    return turn
 
 
 def _sources(grid: Grid, rng: np.random.Generator) -> np.ndarray:
@@ -136,7 +103,7 @@ def turned_null(
     Parameters
     ----------
     turn : callable
-        Generator → what is turned, see :func:`turned_maps` and :func:`turned_supports`.
+        Generator → what is turned, see :func:`turning`.
     statistic : callable
         What is turned → (P,).
     n_surrogates : int
