@@ -27,7 +27,7 @@ demo: $(READY)
 	@echo "                         file://$(CURDIR)/demo/output/group/group_report.html"
 
 test: $(READY)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	$(BIN)/ruff check .

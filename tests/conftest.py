@@ -15,6 +15,14 @@ from bids_fbn.simulate import simulate_dataset
 from bids_fbn.simulation.noise import mni_head
 
 
+# Files of few tests that take minutes each: begun last, they leave one of two processes idle.
+_LONG = ("test_participant.py", "test_realdata.py", "test_bad_input.py", "test_training.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in _LONG)
+
+
 @pytest.fixture
 def real_data() -> Path:
     """The folder of real fMRI that ``FBN_TEST_DATA`` names."""
