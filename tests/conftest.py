@@ -14,7 +14,6 @@ from bids_fbn.signal.grid import Grid, grid_geometry
 from bids_fbn.simulate import simulate_dataset
 from bids_fbn.simulation.noise import mni_head
 
-
 # Files of few tests that take minutes each: begun last, they leave one of two processes idle.
 _LONG = ("test_participant.py", "test_realdata.py", "test_bad_input.py", "test_training.py")
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from scipy.ndimage import gaussian_filter, map_coordinates
+from scipy.interpolate import RegularGridInterpolator
+from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 from threadpoolctl import threadpool_limits
 
@@ -53,34 +54,32 @@ def turning(
     here = maps[:, covered]
     ordered = np.sort(here, axis=1)
     standard = zscore_maps(here.astype(np.float32))
-    volumes = np.zeros((len(maps), *grid.shape), dtype=np.float32)
-    volumes[:, grid.mask] = maps
-    for volume in volumes:
-        volume += _NEARNESS_WEIGHT * gaussian_filter(volume, _NEARNESS_MM / grid.resolution)
-
-    def once(rng: np.random.Generator) -> np.ndarray:
-        source = _sources(grid, rng)[:, covered]
-        turned = np.empty_like(here)
-        for own, volume, values in zip(turned, volumes, ordered, strict=True):
-            own[map_coordinates(volume, source, order=1).argsort(kind="stable")] = values
-        return turned
+    volumes = np.zeros((*grid.shape, len(maps)), dtype=np.float32)
+    volumes[grid.mask] = maps.T
+    sigma = _NEARNESS_MM / grid.resolution
+    volumes += _NEARNESS_WEIGHT * gaussian_filter(volumes, sigma, axes=(0, 1, 2))
+    axes = [np.arange(n) for n in grid.shape]
+    # All maps at once, at the same places.
+    values_at = RegularGridInterpolator(axes, volumes, bounds_error=False, fill_value=0)
 
     def turn(rng: np.random.Generator) -> np.ndarray:
         best, least = here, np.inf
         for _ in range(_TRIES):
-            turned = once(rng)
-            alike = (standard * zscore_maps(turned.astype(np.float32))).mean(axis=1).max()
+            found = values_at(_sources(grid, rng)[covered]).T.astype(np.float32)
+            alike = (standard * zscore_maps(found)).mean(axis=1).max()
             if alike < least:
-                best, least = turned, alike
+                best, least = found, alike
             if least < _MOST_ALIKE:
                 break
-        return best
+        turned = np.empty_like(here)
+        np.put_along_axis(turned, best.argsort(axis=1), ordered, axis=1)
+        return turned
 
     return turn
 
 
 def _sources(grid: Grid, rng: np.random.Generator) -> np.ndarray:
-    """Where the voxels of the brain lay before a turn, in voxels of the grid's box, (3, V)."""
+    """Where the voxels of the brain lay before a turn, in voxels of the grid's box, (V, 3)."""
     turn = Rotation.random(random_state=rng)
     while turn.magnitude() < _LEAST_ANGLE:
         turn = Rotation.random(random_state=rng)
@@ -88,7 +87,7 @@ def _sources(grid: Grid, rng: np.random.Generator) -> np.ndarray:
     middle, spread = places.mean(axis=0), places.std(axis=0)
     before = turn.apply((places - middle) / spread) * spread + middle
     to_voxels = np.linalg.inv(grid.affine)
-    return (before @ to_voxels[:3, :3].T + to_voxels[:3, 3]).T
+    return before @ to_voxels[:3, :3].T + to_voxels[:3, 3]
 
 
 def turned_null(
