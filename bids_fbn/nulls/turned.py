@@ -66,14 +66,14 @@ def turning(
         best, least = here, np.inf
         for _ in range(_TRIES):
             found = values_at(_sources(grid, rng)[covered]).T.astype(np.float32)
-            alike = (standard * zscore_maps(found)).mean(axis=1).max()
+            turned = np.empty_like(here)
+            np.put_along_axis(turned, found.argsort(axis=1), ordered, axis=1)
+            alike = (standard * zscore_maps(turned.astype(np.float32))).mean(axis=1).max()
             if alike < least:
-                best, least = found, alike
+                best, least = turned, alike
             if least < _MOST_ALIKE:
                 break
-        turned = np.empty_like(here)
-        np.put_along_axis(turned, best.argsort(axis=1), ordered, axis=1)
-        return turned
+        return best
 
     return turn
 
