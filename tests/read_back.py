@@ -153,7 +153,7 @@ def _check_evidence(
 ) -> None:
     measure = "coherence" if model in GIVEN_MAPS else "iou_search"
     claimed = evidence[evidence["measure"] == measure]
-    # Beside other maps, and beside noise; what learns networks by name beside noise alone.
+    # Beside other places, and beside noise; what learns networks by name beside noise alone.
     others = [] if model in TOLD - GIVEN_MAPS else ["turned"]
     nulls = [*others, "noise"]
     assert list(claimed["network"]) == networks * len(nulls)

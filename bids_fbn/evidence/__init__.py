@@ -67,7 +67,7 @@ def network_evidence(
     n_surrogates : int
         Runs of noise.
     n_surrogate_maps : int
-        Sets of random maps, or of turned ones.
+        Turns of the networks to elsewhere in the brain, or sets of random maps.
     store : Path, optional
         File that keeps what is found in each run of noise as it comes; taken up again.
 

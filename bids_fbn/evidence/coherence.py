@@ -48,7 +48,7 @@ def coherence_evidence(
     n_surrogates : int
         Runs of noise.
     n_surrogate_maps : int
-        Sets of turned maps.
+        Turns of the networks to elsewhere in the brain.
     store : Path, optional
         File that keeps what is found in each run of noise as it comes; taken up again.
     """

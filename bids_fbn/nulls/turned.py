@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+from nibabel.affines import apply_affine
 from scipy.interpolate import RegularGridInterpolator
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
@@ -59,13 +60,17 @@ def turning(
     sigma = _NEARNESS_MM / grid.resolution
     volumes += _NEARNESS_WEIGHT * gaussian_filter(volumes, sigma, axes=(0, 1, 2))
     axes = [np.arange(n) for n in grid.shape]
+    middle, spread = grid.coordinates.mean(axis=0), grid.coordinates.std(axis=0)
+    places = (grid.coordinates[covered] - middle) / spread
+    to_voxels = np.linalg.inv(grid.affine)
     # All maps at once, at the same places.
     values_at = RegularGridInterpolator(axes, volumes, bounds_error=False, fill_value=0)
 
     def turn(rng: np.random.Generator) -> np.ndarray:
         best, least = here, np.inf
         for _ in range(_TRIES):
-            found = values_at(_sources(grid, rng)[covered]).T.astype(np.float32)
+            before = _rotation(rng).apply(places) * spread + middle
+            found = values_at(apply_affine(to_voxels, before)).T.astype(np.float32)
             turned = np.empty_like(here)
             np.put_along_axis(turned, found.argsort(axis=1), ordered, axis=1)
             alike = (standard * zscore_maps(turned.astype(np.float32))).mean(axis=1).max()
@@ -78,16 +83,11 @@ def turning(
     return turn
 
 
-def _sources(grid: Grid, rng: np.random.Generator) -> np.ndarray:
-    """Where the voxels of the brain lay before a turn, in voxels of the grid's box, (V, 3)."""
+def _rotation(rng: np.random.Generator) -> Rotation:
     turn = Rotation.random(random_state=rng)
     while turn.magnitude() < _LEAST_ANGLE:
         turn = Rotation.random(random_state=rng)
-    places = grid.coordinates
-    middle, spread = places.mean(axis=0), places.std(axis=0)
-    before = turn.apply((places - middle) / spread) * spread + middle
-    to_voxels = np.linalg.inv(grid.affine)
-    return before @ to_voxels[:3, :3].T + to_voxels[:3, 3]
+    return turn
 
 
 def turned_null(
