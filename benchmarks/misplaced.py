@@ -29,6 +29,7 @@ from bids_fbn.evaluation.assess import fitted
 from bids_fbn.evidence import network_evidence
 from bids_fbn.models.compute import choose_compute
 from bids_fbn.networks.templates import TemplateSet, load_templates
+from bids_fbn.networks.tissue import grey_quarters
 from bids_fbn.nulls.pvalues import ALPHA, claim_of_networks, network_p
 from bids_fbn.nulls.turned import turning
 from bids_fbn.signal.signals import Signals
@@ -48,7 +49,7 @@ def misplaced(
         # The last number keeps them apart from the null's: trailing zeros do not.
         here = [*seed, own[0], 1]
         for values in (maps, supports):
-            turn = turning(values[own], signals.grid, everywhere)
+            turn = turning(values[own], signals.grid, everywhere, grey_quarters(signals.grid))
             values[own] = turn(np.random.default_rng(here))
     return replace(templates, maps=maps, supports=supports)
 

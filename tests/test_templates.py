@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from bids_fbn.errors import InputError
-from bids_fbn.networks.templates import TemplateSet, load_templates, tissue_fraction
+from bids_fbn.networks.templates import TemplateSet, load_templates
+from bids_fbn.networks.tissue import tissue_fraction
 from bids_fbn.signal.grid import Grid, grid_geometry
 from bids_fbn.simulation.noise import mni_head
 

@@ -11,6 +11,7 @@ from bids_fbn.evidence.method import Method
 from bids_fbn.evidence.surrogates import over_surrogates
 from bids_fbn.evidence.table import null_values, row
 from bids_fbn.networks.courses import Coherence
+from bids_fbn.networks.tissue import grey_quarters
 from bids_fbn.nulls.pvalues import corrected_p, p_of
 from bids_fbn.nulls.series import surrogate_runs
 from bids_fbn.nulls.turned import turned_null, turning
@@ -66,7 +67,7 @@ def coherence_evidence(
     statistic = here.of(maps[:, covered])
     nulls = {
         "turned": turned_null(
-            turning(maps, signals.grid, covered),
+            turning(maps, signals.grid, covered, grey_quarters(signals.grid)),
             here.of,
             n_surrogate_maps,
             method.seed,

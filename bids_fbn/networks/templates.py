@@ -22,13 +22,14 @@ import pandas as pd
 from scipy.spatial import cKDTree
 
 from bids_fbn.errors import InputError
+from bids_fbn.networks.tissue import GREY_MATTER_THRESHOLD, grey_fraction, resampled
 
 if TYPE_CHECKING:
     import nibabel as nib
 
     from bids_fbn.signal.grid import Grid
 
-__all__ = ["SMITH_NETWORKS", "TemplateSet", "load_templates", "tissue_fraction"]
+__all__ = ["SMITH_NETWORKS", "TemplateSet", "load_templates"]
 
 # The rule by which the seed papers (SCAAE, STCA, STCNN) binarise the Smith templates; with it the
 # supports at 4 mm are theirs, voxel for voxel.
@@ -62,10 +63,6 @@ _SEITZMAN_UNASSIGNED = "unassigned"
 # The ROIs are spheres of 4 or 5 mm radius: a voxel may lie one more radius away from the surface
 # of its ROI, and on a coarse grid the voxel beside the ROI still counts.
 _SEITZMAN_REACH_MM = 10.0
-# The MNI template is a mean over people, in which cortex is blurred: at half probability it loses
-# about half of the 300 ROI centres. A quarter keeps 95 % of them at every resolution from 3 to
-# 10 mm, and little white matter (1.5 to 1.8 litres in all).
-_GREY_MATTER_THRESHOLD = 0.25
 
 _NAME_COLUMNS = ("name", "network", "label")
 
@@ -138,28 +135,6 @@ def load_templates(name: str, grid: Grid) -> TemplateSet:
     )
 
 
-def tissue_fraction(tissue: nib.Nifti1Image, grid: Grid) -> np.ndarray:
-    """Mean of a fine map over each voxel of a grid.
-
-    A Gaussian of the voxel's width before linear interpolation stands for the mean over the voxel:
-    without it a coarse grid samples points, and thin cortex falls between them.
-
-    Parameters
-    ----------
-    tissue : Nifti1Image (X', Y', Z')
-        For example the probability of grey matter at 2 mm.
-    grid : Grid
-        Where the fractions are wanted; its mask is not used.
-
-    Returns
-    -------
-    ndarray (X, Y, Z) of float32
-    """
-    from nilearn.image import smooth_img
-
-    return _resampled(smooth_img(tissue, grid.resolution), grid)
-
-
 def _smith2009(grid: Grid) -> TemplateSet:
     from nilearn.datasets import fetch_atlas_smith_2009
 
@@ -188,7 +163,7 @@ def _smith2009(grid: Grid) -> TemplateSet:
 
 
 def _seitzman2018(grid: Grid) -> TemplateSet:
-    from nilearn.datasets import fetch_coords_seitzman_2018, load_mni152_gm_template
+    from nilearn.datasets import fetch_coords_seitzman_2018
 
     atlas = fetch_coords_seitzman_2018()
     rois = atlas["rois"][["x", "y", "z"]].to_numpy(dtype=np.float64)
@@ -196,12 +171,13 @@ def _seitzman2018(grid: Grid) -> TemplateSet:
     sizes = Counter(network_of_roi[network_of_roi != _SEITZMAN_UNASSIGNED].tolist())
     networks = tuple(network for network, _ in sizes.most_common())
 
-    grey = grid.gather(tissue_fraction(load_mni152_gm_template(resolution=2), grid))
     reach = max(_SEITZMAN_REACH_MM, grid.resolution)
     distance, nearest = cKDTree(rois).query(grid.coordinates)
     # Unassigned ROIs compete too: what is nearest to one of them belongs to no network.
     network_of_voxel = np.where(
-        (grey >= _GREY_MATTER_THRESHOLD) & (distance <= reach), network_of_roi[nearest], ""
+        (grey_fraction(grid) >= GREY_MATTER_THRESHOLD) & (distance <= reach),
+        network_of_roi[nearest],
+        "",
     )
     supports = network_of_voxel == np.array(networks)[:, None]
     _require_voxels("templates seitzman2018", networks, supports, grid)
@@ -211,7 +187,7 @@ def _seitzman2018(grid: Grid) -> TemplateSet:
         maps=supports.astype(np.float32),
         supports=supports,
         support_rule=(
-            f"grey matter (template probability >= {_GREY_MATTER_THRESHOLD:g}, averaged over the "
+            f"grey matter (template probability >= {GREY_MATTER_THRESHOLD:g}, averaged over the "
             f"voxel) whose nearest ROI is of the network and at most {reach:g} mm away"
         ),
         reference=_SEITZMAN_REFERENCE,
@@ -314,7 +290,7 @@ def _continuous_set(
     reference: str,
     source: str,
 ) -> TemplateSet:
-    maps = grid.gather(_resampled(image, grid))
+    maps = grid.gather(resampled(image, grid))
     highest = maps.max(axis=1, keepdims=True)
     supports = (maps >= _SUPPORT_FRACTION * highest) & (highest > 0)
     _require_voxels(f"templates {source}", networks, supports, grid)
@@ -327,25 +303,6 @@ def _continuous_set(
         reference=reference,
         source=source,
     )
-
-
-def _resampled(image: nib.Nifti1Image, grid: Grid) -> np.ndarray:
-    """Values of an image at the grid's voxels, (X, Y, Z) or (X, Y, Z, P), float32.
-
-    Linear: higher orders overshoot at the edges of a thresholded map, which moves the maximum that
-    the support rule refers to.
-    """
-    from nilearn.image import resample_img
-
-    resampled = resample_img(
-        image,
-        target_affine=grid.affine,
-        target_shape=grid.shape,
-        interpolation="linear",
-        force_resample=True,
-        copy_header=True,
-    )
-    return np.nan_to_num(np.asarray(resampled.dataobj, dtype=np.float32))
 
 
 def _require_voxels(

@@ -11,6 +11,7 @@ from threadpoolctl import threadpool_limits
 from bids_fbn.networks.maps import SupportRule, moments
 from bids_fbn.networks.overlap import Matcher, assign_one_to_one
 from bids_fbn.networks.templates import TemplateSet
+from bids_fbn.networks.tissue import grey_quarters
 from bids_fbn.nulls.fields import draw_fields, estimate_smoothness, field_correlation
 from bids_fbn.nulls.pvalues import corrected_p, p_of
 from bids_fbn.nulls.turned import turned_null, turning
@@ -88,7 +89,7 @@ def elsewhere_null(
         matcher = Matcher(supports, rule, np.ones(supports.shape[1], dtype=bool))
         return search_statistic(matcher.match(candidates).iou)
 
-    turn = turning(templates.supports, grid, covered)
+    turn = turning(templates.supports, grid, covered, grey_quarters(grid))
     null = turned_null(turn, searched, n_surrogates, seed, threads)
     return null.reshape(n_surrogates, len(templates.networks))
 

@@ -29,15 +29,16 @@ _NEARNESS_WEIGHT = 1e-3
 
 
 def turning(
-    maps: np.ndarray, grid: Grid, covered: np.ndarray
+    maps: np.ndarray, grid: Grid, covered: np.ndarray, tissue: np.ndarray | None = None
 ) -> Callable[[np.random.Generator], np.ndarray]:
     """Turn maps about the middle of the brain, all alike, about any axis.
 
     As in the spin tests of surfaces (Alexander-Bloch et al. 2018, Neuroimage 178), in the volume.
     Coordinates are by their standard deviations along the three axes, in which the brain is nearly
-    a ball: cortex comes to lie on cortex, and little falls out of the brain. Each map keeps its
-    values, in the order of what is interpolated: else it would be smoother than it was, and have
-    lost what fell out. No map lies where it was.
+    a ball: cortex comes to lie on cortex, and little falls out of the brain. In each tissue a map
+    keeps its values, in the order of what is interpolated: else it would be smoother than it was,
+    have lost what fell out, and lie in white matter, which differs from networks anywhere. No map
+    lies where it was.
 
     Parameters
     ----------
@@ -46,6 +47,8 @@ def turning(
     grid : Grid
     covered : ndarray (V,) of bool
         Voxels that take part.
+    tissue : ndarray (V,), optional
+        Equal in voxels of one tissue; all are of one, if None.
 
     Returns
     -------
@@ -53,7 +56,10 @@ def turning(
         Generator → maps (K, covered).
     """
     here = maps[:, covered]
-    ordered = np.sort(here, axis=1)
+    of_voxel = np.zeros(here.shape[1], int) if tissue is None else tissue[covered]
+    by_tissue = np.argsort(of_voxel, kind="stable")
+    starts = np.unique(of_voxel[by_tissue], return_index=True)[1]
+    ordered = [np.sort(own, axis=1) for own in np.split(here[:, by_tissue], starts[1:], axis=1)]
     standard = zscore_maps(here.astype(np.float32))
     volumes = np.zeros((*grid.shape, len(maps)), dtype=np.float32)
     volumes[grid.mask] = maps.T
@@ -61,18 +67,26 @@ def turning(
     volumes += _NEARNESS_WEIGHT * gaussian_filter(volumes, sigma, axes=(0, 1, 2))
     axes = [np.arange(n) for n in grid.shape]
     middle, spread = grid.coordinates.mean(axis=0), grid.coordinates.std(axis=0)
-    places = (grid.coordinates[covered] - middle) / spread
+    places = (grid.coordinates[covered][by_tissue] - middle) / spread
     to_voxels = np.linalg.inv(grid.affine)
     # All maps at once, at the same places.
     values_at = RegularGridInterpolator(axes, volumes, bounds_error=False, fill_value=0)
 
+    def turned_by(rotation: Rotation) -> np.ndarray:
+        before = rotation.apply(places) * spread + middle
+        found = values_at(apply_affine(to_voxels, before)).T.astype(np.float32)
+        turned, start = np.empty_like(here), 0
+        for own in ordered:
+            stop = start + own.shape[1]
+            order = by_tissue[start:stop][found[:, start:stop].argsort(axis=1)]
+            np.put_along_axis(turned, order, own, axis=1)
+            start = stop
+        return turned
+
     def turn(rng: np.random.Generator) -> np.ndarray:
         best, least = here, np.inf
         for _ in range(_TRIES):
-            before = _rotation(rng).apply(places) * spread + middle
-            found = values_at(apply_affine(to_voxels, before)).T.astype(np.float32)
-            turned = np.empty_like(here)
-            np.put_along_axis(turned, found.argsort(axis=1), ordered, axis=1)
+            turned = turned_by(_rotation(rng))
             alike = (standard * zscore_maps(turned.astype(np.float32))).mean(axis=1).max()
             if alike < least:
                 best, least = turned, alike
