@@ -126,7 +126,8 @@ def weigh(
         rows += half.rows(names)
     if events is not None:
         steps = method.model.steps(signals, method.stride)
-        rows += task_evidence(signals, networks, steps, courses, names, events, method.seed)
+        seed = method.seed_of(signals)
+        rows += task_evidence(signals, networks, steps, courses, names, events, seed)
     rows += dynamic_evidence(
         method, signals, networks, asked.n_surrogates, asked.surrogates, of_change
     )

@@ -105,7 +105,7 @@ def dynamic_evidence(
         return list(dynamic_measures(found, steps, method.state_rule, names).values())
 
     null = over_surrogates(
-        surrogate_runs(signals, kind, n_surrogates, method.seed),
+        surrogate_runs(signals, kind, n_surrogates, method.seed_of(signals)),
         n_surrogates,
         measured,
         store,

@@ -70,11 +70,11 @@ def coherence_evidence(
             turning(maps, signals.grid, covered, grey_quarters(signals.grid)),
             here.of,
             n_surrogate_maps,
-            method.seed,
+            method.seed_of(signals),
             torch.get_num_threads(),
         ),
         "noise": over_surrogates(
-            surrogate_runs(signals, "noise", n_surrogates, method.seed),
+            surrogate_runs(signals, "noise", n_surrogates, method.seed_of(signals)),
             n_surrogates,
             lambda run: coherence_in(run).of(maps[:, covered]),
             store,

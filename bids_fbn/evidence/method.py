@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
@@ -127,6 +128,15 @@ class Method:
             surrogate_maps=config.nulls.surrogate_maps,
             tests_change=refit or config.tests_change(model.name),
         )
+
+    def seed_of(self, signals: Signals) -> int:
+        """Of the surrogates of a run, which differ from those of other runs.
+
+        With the same few turns, or the same noise, in all participants the chance in them would
+        be the same in all as well, and add up in a group.
+        """
+        source = np.random.SeedSequence([self.seed, zlib.crc32(signals.name.encode())])
+        return int(source.generate_state(1)[0])
 
     def on(self, signals: Signals) -> Model:
         """The model for other signals."""

@@ -72,7 +72,7 @@ def search_evidence(
             signals.covered,
             method.rule,
             n_surrogate_maps,
-            method.seed,
+            method.seed_of(signals),
             torch.get_num_threads(),
         )
         elsewhere = method.surrogate_maps == "turned"
@@ -83,7 +83,7 @@ def search_evidence(
         return search_statistic(matcher.match(method.budget_maps(method.on(run), run)).iou)
 
     nulls["noise"] = over_surrogates(
-        surrogate_runs(signals, "noise", n_surrogates, method.seed),
+        surrogate_runs(signals, "noise", n_surrogates, method.seed_of(signals)),
         n_surrogates,
         searched,
         store,
