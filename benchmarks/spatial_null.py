@@ -20,7 +20,7 @@ import numpy as np
 from bids_fbn.networks.maps import SupportRule
 from bids_fbn.networks.templates import load_templates
 from bids_fbn.nulls.fields import draw_fields, estimate_smoothness
-from bids_fbn.nulls.spatial import elsewhere_null, spatial_null
+from bids_fbn.nulls.spatial import elsewhere_null, random_maps_null
 from bids_fbn.simulation.noise import mni_head, smooth_fields
 
 RULES = {
@@ -50,7 +50,7 @@ def main() -> None:
         with cProfile.Profile() as profile:
             for seed in range(20):
                 draw_fields(smoothness, asked.candidates, np.random.default_rng(seed))
-            spatial_null(maps, templates, grid, covered, SupportRule(), 20)
+            random_maps_null(maps, templates, grid, covered, SupportRule(), 20)
         pstats.Stats(profile).sort_stats("tottime").print_stats(12)
         return
 
@@ -60,7 +60,7 @@ def main() -> None:
     )
     print("| null | rule | 1,000 sets, s | 3,000 maps, s | peak of the process, MB |")
     print("|---|---|---|---|---|")
-    nulls = {"elsewhere": elsewhere_null, "random maps": spatial_null}
+    nulls = {"elsewhere": elsewhere_null, "random maps": random_maps_null}
     for (kind, null), (name, rule) in itertools.product(nulls.items(), RULES.items()):
         # What is done once (smoothness, correlation) is not part of the price of a set.
         seconds = []

@@ -244,6 +244,14 @@ class NullOptions(_Section):
     refit_surrogates: bool = False
     budget: int = Field(20, ge=1)
 
+    def idle(self, models: ModelOptions) -> list[str]:
+        """A line for each option that was given and would change nothing for these models."""
+        if self.surrogate_maps != "turned" and all(map(models.told, models.model)):
+            return [
+                "--surrogate-maps: is about a search; the models asked for know their networks"
+            ]
+        return []
+
 
 class GroupOptions(_Section):
     """What is asked of all participants together."""

@@ -115,7 +115,7 @@ def _folder_faults(config: Config) -> list[str]:
             faults += error.faults
     if config.run.write_graph and shutil.which("dot") is None:
         faults.append("--write-graph: needs graphviz, whose command dot is not there; install it")
-    return faults + config.models.idle()
+    return faults + config.models.idle() + config.nulls.idle(config.models)
 
 
 def _why_not_writable(folder: Path) -> str:

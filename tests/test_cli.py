@@ -160,6 +160,19 @@ def test_faults_of_folders_and_data_come_together(
     assert str(missing) in said
 
 
+def test_what_a_search_is_held_against_is_not_asked_of_models_that_do_not_search() -> None:
+    by_fields = "--surrogate-maps=fields"
+
+    def said(*options: str) -> list[str]:
+        config = _config(by_fields, *options)
+        return config.nulls.idle(config.models)
+
+    (line,) = said("--model", "dualregression", "udr")
+    assert by_fields.partition("=")[0] in line
+    assert said("--model", "dualregression", "ica") == []
+    assert said("--model=udr", "--components=10") == []
+
+
 def test_a_gpu_that_is_not_there(
     dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -21,7 +21,7 @@ from bids_fbn.networks.maps import SupportRule
 from bids_fbn.networks.states import StateRule
 from bids_fbn.networks.templates import TemplateSet
 from bids_fbn.nulls.pvalues import claim_of_networks, network_p
-from bids_fbn.nulls.spatial import spatial_null
+from bids_fbn.nulls.spatial import random_maps_null
 from bids_fbn.reports import methods_evidence
 from bids_fbn.signal.grid import Grid
 from bids_fbn.signal.signals import Signals
@@ -104,9 +104,25 @@ def test_a_search_may_be_held_against_random_maps_instead(
     maps = method.budget_maps(method.model, run)
     candidates = np.zeros((len(maps), ball_grid.n_voxels), dtype=np.float32)
     candidates[:, run.covered] = maps
-    null = spatial_null(candidates, templates, ball_grid, run.covered, method.rule, 29).null
+    seed = method.seed_of(run)
+    null = random_maps_null(candidates, templates, ball_grid, run.covered, method.rule, 29, seed)
     by_fields = found[found["null"] == "fields"]
     np.testing.assert_allclose(by_fields["null_mean"], null.mean(axis=0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["ica", "dualregression"])
+def test_each_run_has_surrogates_of_its_own(
+    name: str, ball_grid: Grid, templates: TemplateSet
+) -> None:
+    run = run_of(ball_grid, 60)
+    method = method_of(name, run, templates, channels=4, window=None)
+    first, again, other = (
+        table(network_evidence(method, replace(run, name=named), 4, 9)).dropna(subset="null")
+        for named in ("run-1", "run-1", "run-2")
+    )
+    pd.testing.assert_frame_equal(first, again)
+    assert (first["observed"] == other["observed"]).all()
+    assert (first["null_mean"] != other["null_mean"]).all()
 
 
 def test_networks_whose_maps_are_given_stand_by_coherence(
@@ -274,7 +290,7 @@ def test_the_search_is_taken_up_again_where_it_was_left(
 def test_dynamics_of_a_run_that_has_some(ball_grid: Grid, templates: TemplateSet) -> None:
     """First one blob alone, then the other: static surrogates cannot do that."""
     rng = np.random.default_rng(0)
-    n = 160
+    n = 240
     first = np.arange(n) < n // 2
     courses = rng.standard_normal((n, 2)) * np.where([first, ~first], 2.0, 0.1).T
     run = run_of(ball_grid, n, courses)

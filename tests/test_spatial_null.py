@@ -1,6 +1,8 @@
-"""The spatial null: surrogate fields are as smooth as the maps, and the search has its due p."""
+"""The spatial nulls: surrogate fields are as smooth as the maps, and the search has its due p."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -15,7 +17,8 @@ from bids_fbn.nulls.fields import (
     estimate_smoothness,
     field_correlation,
 )
-from bids_fbn.nulls.spatial import SpatialNull, search_statistic, spatial_null
+from bids_fbn.nulls.pvalues import corrected_p, p_of
+from bids_fbn.nulls.spatial import elsewhere_null, random_maps_null, search_statistic
 from bids_fbn.signal.grid import Grid, grid_geometry
 
 RULES = [
@@ -184,6 +187,15 @@ def test_surrogates_are_correlated_like_the_candidates(ball_grid, monkeypatch):
 # --- the search ----------------------------------------------------------------------------------
 
 
+class Found(NamedTuple):
+    """What is found among maps, (P,), and among their surrogates, (S, P); p alone, corrected."""
+
+    statistic: np.ndarray
+    null: np.ndarray
+    p: np.ndarray
+    p_corrected: np.ndarray
+
+
 def run(
     maps: np.ndarray,
     grid: Grid,
@@ -193,12 +205,16 @@ def run(
     n_surrogates: int = 60,
     seed: int = 0,
     threads: int = 1,
-) -> SpatialNull:
+) -> Found:
     if covered is None:
         covered = np.ones(grid.n_voxels, dtype=bool)
-    return spatial_null(
-        maps, templates or blobs(grid), grid, covered, rule, n_surrogates, seed, threads
-    )
+    templates = templates or blobs(grid)
+    candidates = np.asarray(maps, dtype=np.float32)[:, covered]
+    supports = templates.supports[:, covered]
+    matcher = Matcher(supports, rule, np.ones(covered.sum(), dtype=bool))
+    statistic = search_statistic(matcher.match(candidates).iou)
+    null = random_maps_null(maps, templates, grid, covered, rule, n_surrogates, seed, threads)
+    return Found(statistic, null, p_of(statistic, null), corrected_p(statistic, null))
 
 
 def test_each_map_serves_one_template_and_a_template_without_a_map_has_0():
@@ -230,7 +246,6 @@ def test_a_network_among_the_maps_stands_out(ball_grid, rule):
     assert found.p_corrected.argmin() == 1
     assert (found.p_corrected >= found.p - 1e-9).all()
     assert found.null.shape == (60, 4)
-    assert found.n_candidates == 5
 
 
 def sparse(maps: np.ndarray) -> np.ndarray:
@@ -304,3 +319,34 @@ def test_surrogates_depend_on_the_seed_alone(ball_grid):
     more = run(maps, ball_grid, n_surrogates=12, threads=2)
     np.testing.assert_array_equal(first.null, more.null[:6])
     assert (run(maps, ball_grid, n_surrogates=6, seed=1).null != first.null).any()
+
+
+# --- the templates elsewhere ---------------------------------------------------------------------
+
+
+def test_a_network_is_not_found_elsewhere(coarse_grid):
+    templates = blobs(coarse_grid)
+    everything = np.ones(coarse_grid.n_voxels, dtype=bool)
+    maps = gaussian_fields(coarse_grid, 5, (16.0,) * 3)
+    maps[3] += 3 * templates.supports[2]
+    null = elsewhere_null(maps, templates, coarse_grid, everything, SupportRule(), 39)
+    assert null.shape == (39, 4)
+    statistic = search_statistic(
+        Matcher(templates.supports, SupportRule(), everything).match(maps).iou
+    )
+    p = corrected_p(statistic, null)
+    assert p[2] == 1 / 40
+    # The others are of noise, and lie anywhere as well.
+    assert np.delete(p, 2).min() > 0.05
+
+
+def test_what_is_not_covered_takes_no_part_elsewhere(coarse_grid):
+    covered = coarse_grid.coordinates[:, 2] > np.quantile(coarse_grid.coordinates[:, 2], 0.2)
+    maps = gaussian_fields(coarse_grid, 4, (16.0,) * 3)
+
+    def found() -> np.ndarray:
+        return elsewhere_null(maps, blobs(coarse_grid), coarse_grid, covered, SupportRule(), 5)
+
+    before = found()
+    maps[:, ~covered] = 100
+    np.testing.assert_array_equal(found(), before)

@@ -11,7 +11,6 @@ import pytest
 
 from bids_fbn.errors import InputError
 from bids_fbn.networks.templates import TemplateSet, load_templates
-from bids_fbn.networks.tissue import tissue_fraction
 from bids_fbn.signal.grid import Grid, grid_geometry
 from bids_fbn.simulation.noise import mni_head
 
@@ -95,21 +94,6 @@ def test_a_network_outside_the_mask_is_named() -> None:
     frontal[:, 20:] = True
     with pytest.raises(InputError, match=r"no voxel of .*Visual.*--resolution"):
         load_templates("seitzman2018", Grid(affine, frontal))
-
-
-def test_tissue_fraction_keeps_the_volume_of_a_thin_sheet() -> None:
-    """A sheet of 2 mm, thinner than the voxels, is neither lost nor doubled."""
-    affine, shape = grid_geometry(2)
-    sheet = np.zeros(shape, dtype=np.float32)
-    sheet[20:60, 20:60, 40] = 1
-    coarse = Grid(*_box(8))
-    fraction = tissue_fraction(nib.Nifti1Image(sheet, affine), coarse)
-    assert fraction.sum() * 8**3 == pytest.approx(sheet.sum() * 2**3, rel=0.15)
-
-
-def _box(resolution: float) -> tuple[np.ndarray, np.ndarray]:
-    affine, shape = grid_geometry(resolution)
-    return affine, np.ones(shape, dtype=bool)
 
 
 @pytest.mark.realdata

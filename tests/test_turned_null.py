@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import label
 
+from bids_fbn.networks.tissue import grey_quarters
 from bids_fbn.nulls.turned import turned_null, turning
 from bids_fbn.signal.grid import Grid
 
@@ -79,6 +80,17 @@ def test_supports_that_leave_the_brain_have_their_size_all_the_same(ball_grid: G
         turned = turn(np.random.default_rng(seed))
         assert turned.shape == (2, covered.sum())
         assert np.array_equal(turned.sum(axis=1), supports[:, covered].sum(axis=1))
+
+
+def test_maps_keep_their_values_in_each_tissue(coarse_grid: Grid) -> None:
+    maps = np.stack([blob(coarse_grid, place) for place in ([30, -40, 10], [-30, -40, 10])])
+    tissue = grey_quarters(coarse_grid)
+    covered = coarse_grid.coordinates[:, 2] > -40
+    turned = turning(maps, coarse_grid, covered, tissue)(np.random.default_rng(0))
+    assert np.abs(turned - maps[:, covered]).max() > 0.5
+    for quarter in range(4):
+        own = tissue[covered] == quarter
+        assert np.array_equal(np.sort(turned[:, own]), np.sort(maps[:, covered][:, own]))
 
 
 def test_the_null_is_the_same_however_many_follow_and_work(ball_grid: Grid) -> None:

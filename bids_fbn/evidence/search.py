@@ -13,7 +13,7 @@ from bids_fbn.evidence.table import null_values, row
 from bids_fbn.networks.overlap import Matcher
 from bids_fbn.nulls.pvalues import corrected_p, p_of
 from bids_fbn.nulls.series import surrogate_runs
-from bids_fbn.nulls.spatial import elsewhere_null, search_statistic, spatial_null
+from bids_fbn.nulls.spatial import elsewhere_null, random_maps_null, search_statistic
 from bids_fbn.signal.signals import Signals
 
 __all__ = ["search_evidence"]
@@ -36,7 +36,7 @@ def search_evidence(
         name: those see what they know in anything, and nothing is searched.
     ``fields``
         in its place, if asked for: random maps as smooth as the candidates
-        (:func:`~bids_fbn.nulls.spatial.spatial_null`). They are as likely in one place as in
+        (:func:`~bids_fbn.nulls.spatial.random_maps_null`). They are as likely in one place as in
         another; candidates are not: those of a brain lie in its cortex, and a network that pads
         with zeros sees the edge of the brain in anything.
     ``noise``
@@ -76,8 +76,8 @@ def search_evidence(
             torch.get_num_threads(),
         )
         elsewhere = method.surrogate_maps == "turned"
-        null = elsewhere_null(*searching) if elsewhere else spatial_null(*searching).null
-        nulls[method.surrogate_maps] = null
+        searched_again = elsewhere_null if elsewhere else random_maps_null
+        nulls[method.surrogate_maps] = searched_again(*searching)
 
     def searched(run: Signals) -> np.ndarray:
         return search_statistic(matcher.match(method.budget_maps(method.on(run), run)).iou)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -13,43 +12,13 @@ from bids_fbn.networks.overlap import Matcher, assign_one_to_one
 from bids_fbn.networks.templates import TemplateSet
 from bids_fbn.networks.tissue import grey_quarters
 from bids_fbn.nulls.fields import draw_fields, estimate_smoothness, field_correlation
-from bids_fbn.nulls.pvalues import corrected_p, p_of
 from bids_fbn.nulls.turned import turned_null, turning
 from bids_fbn.signal.grid import Grid
 
-__all__ = ["SpatialNull", "elsewhere_null", "search_statistic", "spatial_null"]
+__all__ = ["elsewhere_null", "random_maps_null", "search_statistic"]
 
 # Enough for the drawing of fields to be efficient, few enough for memory.
 _SETS_AT_A_TIME = 16
-
-
-@dataclass(frozen=True, eq=False)
-class SpatialNull:
-    """IoU of N candidates with P templates, beside those of S sets of surrogates.
-
-    Parameters
-    ----------
-    statistic : ndarray (P,)
-        IoU of each template with the candidate assigned to it.
-    null : ndarray (S, P)
-        The same of each surrogate set.
-    p : ndarray (P,)
-        Share of the sets, the observed one among them, that reach the statistic.
-    p_corrected : ndarray (P,)
-        Share whose best template stands out as much. Templates differ in size, hence in chance
-        IoU, so each is standardised over the sets, the observed one among them.
-    fwhm : tuple of float
-        Mean smoothness of the surrogates along each axis of the grid, mm.
-    n_candidates : int
-        N.
-    """
-
-    statistic: np.ndarray
-    null: np.ndarray
-    p: np.ndarray
-    p_corrected: np.ndarray
-    fwhm: tuple[float, float, float]
-    n_candidates: int
 
 
 def search_statistic(iou: np.ndarray) -> np.ndarray:
@@ -73,10 +42,19 @@ def elsewhere_null(
 
     Parameters
     ----------
-    maps, templates, grid, covered, rule, seed, threads
-        As of :func:`spatial_null`.
+    maps : ndarray (N, V)
+        Candidates, in the units of the rule; or bool.
+    templates : TemplateSet
+        P templates on the grid.
+    grid : Grid
+    covered : ndarray (V,) of bool
+        Voxels that take part.
+    rule : SupportRule
     n_surrogates : int
         S, turns (:func:`~bids_fbn.nulls.turned.turning`). One is the same however many follow.
+    seed : int
+    threads : int
+        Turns that are made side by side; the result does not depend on it.
 
     Returns
     -------
@@ -94,7 +72,7 @@ def elsewhere_null(
     return null.reshape(n_surrogates, len(templates.networks))
 
 
-def spatial_null(
+def random_maps_null(
     maps: np.ndarray,
     templates: TemplateSet,
     grid: Grid,
@@ -103,7 +81,7 @@ def spatial_null(
     n_surrogates: int = 1000,
     seed: int = 0,
     threads: int = 1,
-) -> SpatialNull:
+) -> np.ndarray:
     """Repeat the search for networks among surrogate maps.
 
     A surrogate is a whole set of N maps: Gaussian fields, each as smooth as the candidate that it
@@ -114,23 +92,15 @@ def spatial_null(
 
     Parameters
     ----------
-    maps : ndarray (N, V)
-        Candidates, in the units of the rule; or bool.
-    templates : TemplateSet
-        P templates on the grid.
-    grid : Grid
-    covered : ndarray (V,) of bool
-        Voxels that take part.
-    rule : SupportRule
+    maps, templates, grid, covered, rule, seed, threads
+        As of :func:`elsewhere_null`.
     n_surrogates : int
         S, surrogate sets. One is the same however many follow.
-    seed : int
-    threads : int
-        Sets that are made side by side; the result does not depend on it.
 
     Returns
     -------
-    SpatialNull
+    ndarray (S, P)
+        IoU of each template with the surrogate assigned to it.
     """
     candidates = np.asarray(maps, dtype=np.float32)[:, covered]
     supports = templates.supports[:, covered]
@@ -153,15 +123,11 @@ def spatial_null(
             fields[number, fields[number].argsort()] = ordered
         return fields
 
-    statistic = search_statistic(matcher.match(candidates).iou)
     sources = np.random.SeedSequence(seed).spawn(-(-n_surrogates // _SETS_AT_A_TIME))
     # The threads of the linear algebra would be in the way of these.
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
         blocks = list(pool.map(surrogates, sources))
-    null = np.concatenate([np.zeros((0, len(statistic))), *blocks])[:n_surrogates]
-    fwhm = np.mean([own.fwhm for own in smoothness], axis=0)
-    p, p_corrected = p_of(statistic, null), corrected_p(statistic, null)
-    return SpatialNull(statistic, null, p, p_corrected, tuple(fwhm.tolist()), len(candidates))
+    return np.concatenate([np.zeros((0, len(supports))), *blocks])[:n_surrogates]
 
 
 def _square_root(correlation: np.ndarray) -> np.ndarray:

@@ -102,7 +102,8 @@ def _networks(config: Config, models: Sequence[str], told: Sequence[str]) -> str
         turned = (
             f"for {sets} the templates turned, all alike, about the middle of the brain by more "
             "than a radian about a random axis, as in spin tests [@AlexanderBloch2018], in "
-            "coordinates standardised along each axis"
+            "coordinates standardised along each axis; each kept its values within each quarter "
+            "of the brain by share of grey matter"
         )
         if not by_fields:
             kinds.append(turned)
