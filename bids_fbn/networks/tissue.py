@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bids_fbn.signal.grid import Grid
+
 if TYPE_CHECKING:
     import nibabel as nib
-
-    from bids_fbn.signal.grid import Grid
 
 __all__ = [
     "GREY_MATTER_THRESHOLD",
@@ -27,9 +28,16 @@ GREY_MATTER_THRESHOLD = 0.25
 
 def grey_fraction(grid: Grid) -> np.ndarray:
     """Mean probability of grey matter in each voxel, (V,); the grid is in an MNI space."""
+    return grid.gather(_grey_in_box(tuple(grid.affine.ravel().tolist()), grid.shape))
+
+
+# Takes a second or two, and every run and model asks for it.
+@lru_cache(maxsize=2)
+def _grey_in_box(affine: tuple[float, ...], shape: tuple[int, int, int]) -> np.ndarray:
     from nilearn.datasets import load_mni152_gm_template
 
-    return grid.gather(tissue_fraction(load_mni152_gm_template(resolution=2), grid))
+    box = Grid(np.reshape(affine, (4, 4)), np.ones(shape, dtype=bool))
+    return tissue_fraction(load_mni152_gm_template(resolution=2), box)
 
 
 def grey_quarters(grid: Grid) -> np.ndarray:
