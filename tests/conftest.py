@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -13,6 +14,9 @@ import torch
 from bids_fbn.signal.grid import Grid, grid_geometry
 from bids_fbn.simulate import simulate_dataset
 from bids_fbn.simulation.noise import mni_head
+
+if TYPE_CHECKING:
+    from study import Study
 
 # Files of few tests that take minutes each: begun last, they leave one of two processes idle.
 _LONG = ("test_participant.py", "test_realdata.py", "test_bad_input.py", "test_training.py")
@@ -69,3 +73,19 @@ def ball_grid() -> Grid:
     affine, _ = grid_geometry(8.0)
     x, y, z = np.indices((14, 13, 12))
     return Grid(affine, (x - 6) ** 2 + (y - 7) ** 2 + (z - 5) ** 2 <= 25)
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    """An output dataset that grows run by run, with four quarters of a box for networks."""
+    from pages import background_of, quarters
+    from study import Study
+
+    from bids_fbn.reports import pictures
+
+    grid, templates = quarters()
+    # The real ones are downloads or take seconds to put on a grid.
+    brain = background_of(grid)
+    monkeypatch.setattr(pictures, "load_templates", lambda name, grid: templates)
+    monkeypatch.setattr(pictures, "load_background", lambda space: brain)
+    return Study(tmp_path / "out", grid, templates)
