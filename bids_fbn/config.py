@@ -148,6 +148,9 @@ GIVEN_MAPS = frozenset({"udr", "dualregression"})
 # Trained on a run they see more change in it than in surrogates (docs/methods.md): these say
 # nothing of change unless they get models of their own, or the model is of other runs.
 REFIT_FOR_CHANGE = frozenset({"stcnn"})
+# Trained on a run they find more in it than in noise that they have not seen (docs/methods.md):
+# beside noise they search volumes that they have not seen either.
+SEARCHED_APART = frozenset({"scaae"})
 
 
 class ModelOptions(_Section):
@@ -379,6 +382,11 @@ class Config(_Section):
         """Whether surrogates, as they are used, say anything of change over time by a model."""
         of_others = self.nulls.refit_surrogates or self.models.weighted(model)
         return of_others or model not in REFIT_FOR_CHANGE
+
+    def searched_apart(self, model: str) -> bool:
+        """Whether a model is trained on one half of a run to be searched in the other."""
+        of_others = self.nulls.refit_surrogates or self.models.weighted(model)
+        return model in SEARCHED_APART and not of_others
 
     def to_toml(self) -> str:
         """All settings, in the form that ``--config-file`` reads; unset ones are left out."""

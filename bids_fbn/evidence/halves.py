@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -59,7 +59,7 @@ def half_evidence(method: Method, signals: Signals) -> HalfEvidence | None:
 
     None where a half has too few volumes for the model.
     """
-    parts = [_stretch(signals, rows) for rows in halves(signals.n_kept)]
+    parts = [signals.stretch(rows) for rows in halves(signals.n_kept)]
     try:
         first, second = (method.budget_maps(method.on(part), part) for part in parts)
     except RunError as error:
@@ -78,14 +78,4 @@ def half_evidence(method: Method, signals: Signals) -> HalfEvidence | None:
         ),
         held_out_variance((first, second), (first_volumes, second_volumes)),
         min(len(first), len(second)),
-    )
-
-
-def _stretch(signals: Signals, rows: slice) -> Signals:
-    """Some of the kept volumes, as a run of its own."""
-    return replace(
-        signals,
-        data=np.asarray(signals.data)[rows],
-        kept=signals.kept[rows],
-        name=f"{signals.name}, volumes {rows.start + 1} to {rows.stop}",
     )

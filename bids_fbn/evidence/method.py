@@ -72,6 +72,9 @@ class Method:
         What a search is held against, see :func:`~bids_fbn.evidence.search.search_evidence`.
     tests_change : bool
         Whether surrogates as they are used here say anything of change over time.
+    searched_apart : bool
+        Whether the search is among the maps of either half of the run by a model that was
+        trained on the other half.
     """
 
     model: Model
@@ -86,6 +89,7 @@ class Method:
     seed: int
     surrogate_maps: SurrogateMaps = "turned"
     tests_change: bool = True
+    searched_apart: bool = False
 
     @classmethod
     def of(
@@ -127,6 +131,7 @@ class Method:
             seed=config.compute.random_seed,
             surrogate_maps=config.nulls.surrogate_maps,
             tests_change=refit or config.tests_change(model.name),
+            searched_apart=not refit and config.searched_apart(model.name),
         )
 
     def seed_of(self, signals: Signals) -> int:

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bids_fbn.errors import RunError
 from bids_fbn.evidence.method import Method
 from bids_fbn.evidence.surrogates import over_surrogates
 from bids_fbn.evidence.table import null_values, row
+from bids_fbn.networks.budget import halves
 from bids_fbn.networks.overlap import Matcher
 from bids_fbn.nulls.pvalues import corrected_p, p_of
 from bids_fbn.nulls.series import surrogate_runs
 from bids_fbn.nulls.spatial import elsewhere_null, random_maps_null, search_statistic
 from bids_fbn.signal.signals import Signals
 
+if TYPE_CHECKING:
+    from bids_fbn.models.base import Model
+
 __all__ = ["search_evidence"]
+
+logger = logging.getLogger(__name__)
 
 
 def search_evidence(
@@ -44,6 +53,10 @@ def search_evidence(
         the same way. Whatever it does to noise is in there; but maps of a real run are smoother
         than those.
 
+    A model that was trained on the run has not seen the noise. Where that counts
+    (:attr:`Method.searched_apart`) it is trained on either half of the run anew, the maps that it
+    gives of the other half are searched, and IoU is the mean of both ways.
+
     Parameters
     ----------
     method : Method
@@ -55,40 +68,42 @@ def search_evidence(
     store : Path, optional
         File that keeps what is found in each run of noise as it comes; taken up again.
     """
-    import torch
-
-    maps = method.budget_maps(method.model, signals)
     supports = method.templates.supports[:, signals.covered]
     matcher = Matcher(supports, method.rule, np.ones(supports.shape[1], dtype=bool))
-    statistic = search_statistic(matcher.match(maps).iou)
+    trainings = [store and store.with_name(f"{store.name}-half-{k}.checkpoint") for k in (1, 2)]
+    apart: list[tuple[Model, slice]] = []
+    if method.searched_apart and (n_surrogates or n_surrogate_maps):
+        try:
+            apart = _apart(method, signals, trainings)
+        except RunError as error:
+            logger.warning("%s: not held against noise: %s", signals.name, error)
+            n_surrogates = 0
+
+    def maps_of(run: Signals) -> list[np.ndarray]:
+        if not apart:
+            model = method.model if run is signals else method.on(run)
+            return [method.budget_maps(model, run)]
+        return [method.budget_maps(model, run.stretch(rows)) for model, rows in apart]
+
+    def searched(sets: list[np.ndarray]) -> np.ndarray:
+        found = [search_statistic(matcher.match(maps).iou) for maps in sets]
+        return np.asarray(np.mean(found, axis=0))
+
+    sets = maps_of(signals)
+    statistic = searched(sets)
     nulls: dict[str, np.ndarray] = {}
     if not method.model.networks:
-        candidates = np.zeros((len(maps), signals.grid.n_voxels), dtype=np.float32)
-        candidates[:, signals.covered] = maps
-        searching = (
-            candidates,
-            method.templates,
-            signals.grid,
-            signals.covered,
-            method.rule,
-            n_surrogate_maps,
-            method.seed_of(signals),
-            torch.get_num_threads(),
-        )
-        elsewhere = method.surrogate_maps == "turned"
-        searched_again = elsewhere_null if elsewhere else random_maps_null
-        nulls[method.surrogate_maps] = searched_again(*searching)
-
-    def searched(run: Signals) -> np.ndarray:
-        return search_statistic(matcher.match(method.budget_maps(method.on(run), run)).iou)
-
+        elsewhere = [_searched_elsewhere(method, signals, maps, n_surrogate_maps) for maps in sets]
+        nulls[method.surrogate_maps] = np.asarray(np.mean(elsewhere, axis=0))
     nulls["noise"] = over_surrogates(
         surrogate_runs(signals, "noise", n_surrogates, method.seed_of(signals)),
         n_surrogates,
-        searched,
+        lambda run: searched(maps_of(run)),
         store,
         f"{signals.name}, {method.model.name}, search",
     ).reshape(n_surrogates, len(statistic))
+    for training in filter(None, trainings):
+        training.unlink(missing_ok=True)
     rows = []
     for kind, null in nulls.items():
         p, corrected = p_of(statistic, null), corrected_p(statistic, null)
@@ -105,3 +120,39 @@ def search_evidence(
             for k, name in enumerate(method.templates.networks)
         ]
     return rows
+
+
+def _searched_elsewhere(
+    method: Method, signals: Signals, maps: np.ndarray, n_surrogates: int
+) -> np.ndarray:
+    """IoU (S, P) of the search among maps (N, covered) where there is nothing to find."""
+    import torch
+
+    candidates = np.zeros((len(maps), signals.grid.n_voxels), dtype=np.float32)
+    candidates[:, signals.covered] = maps
+    search = elsewhere_null if method.surrogate_maps == "turned" else random_maps_null
+    return search(
+        candidates,
+        method.templates,
+        signals.grid,
+        signals.covered,
+        method.rule,
+        n_surrogates,
+        method.seed_of(signals),
+        torch.get_num_threads(),
+    )
+
+
+def _apart(
+    method: Method, signals: Signals, trainings: Sequence[Path | None]
+) -> list[tuple[Model, slice]]:
+    """Models of either half of a run, each with the rows of the other.
+
+    How far each is trained is kept in `trainings`.
+    """
+    first, second = halves(signals.n_kept)
+    of_first, of_second = (
+        method.create().fit([signals.stretch(half)], method.compute, method.seed, training)
+        for half, training in zip((first, second), trainings, strict=True)
+    )
+    return [(of_first, second), (of_second, first)]

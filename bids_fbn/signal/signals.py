@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -86,6 +86,15 @@ class Signals:
     def rows(self, start: int, stop: int) -> np.ndarray:
         """Rows of `data`, (stop − start, V), in memory."""
         return np.asarray(self.data[start:stop])
+
+    def stretch(self, rows: slice) -> Self:
+        """Some of the kept volumes, as a run of its own."""
+        return replace(
+            self,
+            data=np.asarray(self.data)[rows],
+            kept=self.kept[rows],
+            name=f"{self.name}, volumes {rows.start + 1} to {rows.stop}",
+        )
 
     def save(self, folder: Path) -> None:
         """Write all but `data` beside the ``data.npy`` that the cleaning wrote."""
