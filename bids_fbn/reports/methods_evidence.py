@@ -81,8 +81,8 @@ def _networks(config: Config, models: Sequence[str], told: Sequence[str]) -> str
     apart = [name for name in searching if config.searched_apart(name)]
     if apart and (nulls.n_surrogates or nulls.n_surrogate_maps):
         sentences.append(
-            f"For this {_names(apart)} was trained on either half of a run anew, and the maps that "
-            "it gives of the other half were searched; IoU is the mean of both ways."
+            f"For this {_names(apart)} was trained on either half of a run anew, and its maps of "
+            "the other half were searched; IoU is the mean of both ways."
         )
     if learned:
         sentences.append(
