@@ -203,14 +203,16 @@ def test_the_gpu_of_a_killed_worker_is_free_again(
 # --- nipype -------------------------------------------------------------------------------------
 
 
-def nodes_of(folder: Path, gpus: GpuPool | None) -> dict[str, pe.Node]:
+def nodes_of(
+    folder: Path, gpus: GpuPool | None, network: str = "stca", **sections: Any
+) -> dict[str, pe.Node]:
     """The nodes of a run for a neural network and a classical method, by name."""
     run = BoldRun({"subject": "01", "task": "rest"}, folder / "bold.nii.gz", 2.0, "MNI", 100)
-    to_do = RunToDo(run, ("stca", "pca"), "bids::sub-01", "s", {"stca": "a", "pca": "b"}, 2)
+    to_do = RunToDo(run, (network, "pca"), "bids::sub-01", "s", {network: "a", "pca": "b"}, 2)
     parcels = folder / "parcels.npz"
     if not parcels.exists():  # the time of a file counts in a node's hash
         parcels.touch()
-    config = Config(bids_dir=folder, output_dir=folder / "out")
+    config = Config(bids_dir=folder, output_dir=folder / "out", **sections)
     plan = Plan(config, folder, parcels, parcels, {}, 3, folder / "crashes", gpus)
     workflow = networks_workflow(plan, [CleanedFolder(to_do, folder, "f")])
     return {name: workflow.get_node(name) for name in workflow.list_node_names()}
@@ -224,6 +226,19 @@ def test_nodes_with_a_neural_network_take_gpus(tmp_path: Path) -> None:
         inputs = nodes[name].inputs
         assert (inputs.gpus, inputs.gpu_locks) == (["cuda:0", "cuda:1"], str(tmp_path / "locks"))
     assert not any(node.is_gpu_node() for node in nodes_of(tmp_path, None).values())
+
+
+def test_where_nulls_need_models_of_their_own_there_is_memory_to_train_them(
+    tmp_path: Path,
+) -> None:
+    def gigabytes(stage: str, network: str, **nulls: Any) -> float:
+        nodes = nodes_of(tmp_path, None, network, nulls=nulls)
+        return float(nodes[f"{stage}_{network}_sub_01_task_rest"].mem_gb)
+
+    refit = {"refit_surrogates": True}
+    assert gigabytes("weigh", "scaae") > gigabytes("fit", "scaae")
+    assert gigabytes("weigh", "stca", **refit) > gigabytes("fit", "stca")
+    assert gigabytes("weigh", "stca") < gigabytes("fit", "stca")
 
 
 def test_a_call_is_taken_up_where_there_are_other_gpus(tmp_path: Path) -> None:

@@ -84,7 +84,9 @@ def train_shared(config: Config) -> int:
     model = fit_shared(config, seen, compute, weights, held_out=[run.name for run in held_out])
     print(f"weights: {weights}")
     if held_out:
-        method = replace(Method.of(model, config, templates, compute), refit=False)
+        method = Method.of(model, config, templates, compute)
+        # What it is applied to it has not been trained on.
+        method = replace(method, refit=False, searched_apart=False)
         table = _scores(method, held_out, config)
         path = config.output_dir / group_table_path(f"{name.replace('-', '')}heldout", {})
         facts = {

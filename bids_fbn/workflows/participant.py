@@ -228,7 +228,7 @@ def _fit(plan: Plan, item: CleanedFolder, model: str, config: str) -> pe.Node:
         ),
         name=node_name("fit", run, model),
         n_procs=plan.threads,
-        mem_gb=_FIT_GB.get(model, _FIT_GB_OF_OTHERS),
+        mem_gb=_fit_gb(model),
     )
 
 
@@ -241,8 +241,15 @@ def _find(plan: Plan, item: CleanedFolder, model: str, config: str) -> pe.Node:
     )
 
 
+def _fit_gb(model: str) -> float:
+    return _FIT_GB.get(model, _FIT_GB_OF_OTHERS)
+
+
 def _weigh(plan: Plan, item: CleanedFolder, model: str, config: str) -> pe.Node:
     run = item.to_do.run
+    trains = model not in plan.weights and (
+        plan.config.nulls.refit_surrogates or plan.config.searched_apart(model)
+    )
     node = pe.Node(
         WeighNetworks(
             folder=str(item.folder),
@@ -252,7 +259,7 @@ def _weigh(plan: Plan, item: CleanedFolder, model: str, config: str) -> pe.Node:
         ),
         name=node_name("weigh", run.prefix, model),
         n_procs=plan.threads,
-        mem_gb=_MAPS_GB + _SURROGATE_GB,
+        mem_gb=max(_MAPS_GB, _fit_gb(model) if trains else 0.0) + _SURROGATE_GB,
     )
     if run.events is not None:
         node.inputs.events = str(run.events)
