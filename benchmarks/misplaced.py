@@ -34,15 +34,22 @@ from bids_fbn.nulls.pvalues import ALPHA, claim_of_networks, network_p
 from bids_fbn.nulls.turned import turning
 from bids_fbn.signal.signals import Signals
 
-PLACES = ("as they are", "turned, each by itself", "turned, all alike")
+PLACES = (
+    "as they are",
+    "turned, each by itself",
+    "turned, all alike",
+    "mirrored, each by itself",
+    "mirrored, all alike",
+)
 
 
 def misplaced(
     templates: TemplateSet, signals: Signals, places: str, seed: list[int]
 ) -> TemplateSet:
-    """Templates as they are or turned, each by itself or all alike."""
+    """Templates as they are or turned, in one of two ways, each by itself or all alike."""
     everything = range(len(templates.networks))
-    sets = {PLACES[0]: [], PLACES[1]: [[k] for k in everything], PLACES[2]: [list(everything)]}
+    alone, alike = [[k] for k in everything], [list(everything)]
+    sets = dict(zip(PLACES, ([], alone, alike, alone, alike), strict=True))
     maps, supports = templates.maps.copy(), templates.supports.copy()
     everywhere = np.ones(signals.grid.n_voxels, dtype=bool)
     for own in sets[places]:
@@ -50,7 +57,7 @@ def misplaced(
         here = [*seed, own[0], 1]
         for values in (maps, supports):
             turn = turning(values[own], signals.grid, everywhere, grey_quarters(signals.grid))
-            values[own] = turn(np.random.default_rng(here))
+            values[own] = turn(np.random.default_rng(here), mirrored=places in PLACES[3:])
     return replace(templates, maps=maps, supports=supports)
 
 

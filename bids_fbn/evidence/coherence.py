@@ -9,10 +9,9 @@ import numpy as np
 
 from bids_fbn.evidence.method import Method
 from bids_fbn.evidence.surrogates import over_surrogates
-from bids_fbn.evidence.table import null_values, row
+from bids_fbn.evidence.table import null_values, p_by, row
 from bids_fbn.networks.courses import Coherence
 from bids_fbn.networks.tissue import grey_quarters
-from bids_fbn.nulls.pvalues import corrected_p, p_of
 from bids_fbn.nulls.series import surrogate_runs
 from bids_fbn.nulls.turned import turned_null, turning
 from bids_fbn.signal.signals import Signals
@@ -84,10 +83,11 @@ def coherence_evidence(
     rows = []
     for kind, values in nulls.items():
         null = values.reshape(-1, len(statistic))
+        p, corrected = p_by(kind, statistic, null)
         columns = {
             "observed": np.tanh(statistic),
-            "p": p_of(statistic, null),
-            "p_corrected": corrected_p(statistic, null),
+            "p": p,
+            "p_corrected": corrected,
         }
         by_template = {name: method.by_template(of[None])[0] for name, of in columns.items()}
         r = np.tanh(method.by_template(null))

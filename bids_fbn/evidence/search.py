@@ -12,10 +12,9 @@ import numpy as np
 from bids_fbn.errors import RunError
 from bids_fbn.evidence.method import Method
 from bids_fbn.evidence.surrogates import over_surrogates
-from bids_fbn.evidence.table import null_values, row
+from bids_fbn.evidence.table import null_values, p_by, row
 from bids_fbn.networks.budget import halves
 from bids_fbn.networks.overlap import Matcher
-from bids_fbn.nulls.pvalues import corrected_p, p_of
 from bids_fbn.nulls.series import surrogate_runs
 from bids_fbn.nulls.spatial import elsewhere_null, random_maps_null, search_statistic
 from bids_fbn.signal.signals import Signals
@@ -106,7 +105,7 @@ def search_evidence(
         training.unlink(missing_ok=True)
     rows = []
     for kind, null in nulls.items():
-        p, corrected = p_of(statistic, null), corrected_p(statistic, null)
+        p, corrected = p_by(kind, statistic, null)
         rows += [
             row(
                 "network",

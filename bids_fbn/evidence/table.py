@@ -6,7 +6,10 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["ALL", "COLUMNS", "null_values", "row"]
+from bids_fbn.nulls.pvalues import corrected_p, p_of
+from bids_fbn.nulls.turned import p_beside_turned
+
+__all__ = ["ALL", "COLUMNS", "null_values", "p_by", "row"]
 
 COLUMNS = (
     "claim",
@@ -51,3 +54,13 @@ def null_values(null: np.ndarray, name: str) -> dict[str, Any]:
         "n_surrogates": len(known),
         "null": name,
     }
+
+
+def p_by(kind: str, statistic: np.ndarray, null: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """p of networks (P,) beside a null (S, P), alone and corrected over them."""
+    if kind == "turned":
+        return (
+            p_beside_turned(statistic, null, p_of),
+            p_beside_turned(statistic, null, corrected_p),
+        )
+    return p_of(statistic, null), corrected_p(statistic, null)

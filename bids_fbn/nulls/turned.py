@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
 
 import numpy as np
 from nibabel.affines import apply_affine
@@ -15,7 +16,7 @@ from threadpoolctl import threadpool_limits
 from bids_fbn.networks.maps import zscore_maps
 from bids_fbn.signal.grid import Grid
 
-__all__ = ["turned_null", "turning"]
+__all__ = ["Turn", "p_beside_turned", "turned_null", "turning"]
 
 # rad
 _LEAST_ANGLE = 1.0
@@ -28,17 +29,30 @@ _NEARNESS_MM = 30.0
 _NEARNESS_WEIGHT = 1e-3
 
 
+class Turn(Protocol):
+    """Networks elsewhere: generator → maps (K, covered).
+
+    Either the whole brain is turned, or each half about its own middle, the right one as the
+    mirror image of the left.
+    """
+
+    def __call__(self, rng: np.random.Generator, mirrored: bool = False) -> np.ndarray: ...
+
+
 def turning(
     maps: np.ndarray, grid: Grid, covered: np.ndarray, tissue: np.ndarray | None = None
-) -> Callable[[np.random.Generator], np.ndarray]:
-    """Turn maps about the middle of the brain, all alike, about any axis.
+) -> Turn:
+    """Turn maps about the middle of the brain, or of its halves, all alike, about any axis.
 
     As in the spin tests of surfaces (Alexander-Bloch et al. 2018, Neuroimage 178), in the volume.
     Coordinates are by their standard deviations along the three axes, in which the brain is nearly
-    a ball: cortex comes to lie on cortex, and little falls out of the brain. In each tissue a map
-    keeps its values, in the order of what is interpolated: else it would be smoother than it was,
-    have lost what fell out, and lie in white matter, which differs from networks anywhere. No map
-    lies where it was.
+    a ball, and so is each half: cortex comes to lie on cortex, and little falls out of the brain.
+    In each tissue a map keeps its values, in the order of what is interpolated: else it would be
+    smoother than it was, have lost what fell out, and lie in white matter, which differs from
+    networks anywhere. No map lies where it was.
+
+    Networks are in one piece across the middle, and alike on both sides. A turn of the whole brain
+    keeps the one, a mirrored turn of its halves the other.
 
     Parameters
     ----------
@@ -49,11 +63,6 @@ def turning(
         Voxels that take part.
     tissue : ndarray (V,), optional
         Equal in voxels of one tissue; all are of one, if None.
-
-    Returns
-    -------
-    callable
-        Generator → maps (K, covered).
     """
     here = maps[:, covered]
     of_voxel = np.zeros(here.shape[1], int) if tissue is None else tissue[covered]
@@ -66,15 +75,16 @@ def turning(
     sigma = _NEARNESS_MM / grid.resolution
     volumes += _NEARNESS_WEIGHT * gaussian_filter(volumes, sigma, axes=(0, 1, 2))
     axes = [np.arange(n) for n in grid.shape]
-    middle, spread = grid.coordinates.mean(axis=0), grid.coordinates.std(axis=0)
-    places = (grid.coordinates[covered][by_tissue] - middle) / spread
     to_voxels = np.linalg.inv(grid.affine)
     # All maps at once, at the same places.
     values_at = RegularGridInterpolator(axes, volumes, bounds_error=False, fill_value=0)
+    wanted = grid.coordinates[covered][by_tissue]
+    ways = [_standardised(grid.coordinates, wanted, mirrored) for mirrored in (False, True)]
 
-    def turned_by(rotation: Rotation) -> np.ndarray:
+    def turned_by(rotation: Rotation, mirrored: bool) -> np.ndarray:
+        places, middle, spread, sides = ways[mirrored]
         before = rotation.apply(places) * spread + middle
-        found = values_at(apply_affine(to_voxels, before)).T.astype(np.float32)
+        found = values_at(apply_affine(to_voxels, before * sides)).T.astype(np.float32)
         turned, start = np.empty_like(here), 0
         for own in ordered:
             stop = start + own.shape[1]
@@ -83,10 +93,10 @@ def turning(
             start = stop
         return turned
 
-    def turn(rng: np.random.Generator) -> np.ndarray:
+    def turn(rng: np.random.Generator, mirrored: bool = False) -> np.ndarray:
         best, least = here, np.inf
         for _ in range(_TRIES):
-            turned = turned_by(_rotation(rng))
+            turned = turned_by(_rotation(rng), mirrored)
             alike = (standard * zscore_maps(turned.astype(np.float32))).mean(axis=1).max()
             if alike < least:
                 best, least = turned, alike
@@ -97,6 +107,22 @@ def turning(
     return turn
 
 
+def _standardised(
+    everywhere: np.ndarray, wanted: np.ndarray, mirrored: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Places (V, 3) by middle and spread of the brain or, mirrored, of its right half.
+
+    And what brings places back to their side.
+    """
+    sides = [np.ones_like(places) for places in (everywhere, wanted)]
+    if mirrored:
+        for places, side in zip((everywhere, wanted), sides, strict=True):
+            side[places[:, 0] < 0, 0] = -1
+    folded = everywhere * sides[0]
+    middle, spread = folded.mean(axis=0), folded.std(axis=0)
+    return (wanted * sides[1] - middle) / spread, middle, spread, sides[1]
+
+
 def _rotation(rng: np.random.Generator) -> Rotation:
     turn = Rotation.random(random_state=rng)
     while turn.magnitude() < _LEAST_ANGLE:
@@ -105,7 +131,7 @@ def _rotation(rng: np.random.Generator) -> Rotation:
 
 
 def turned_null(
-    turn: Callable[[np.random.Generator], np.ndarray],
+    turn: Turn,
     statistic: Callable[[np.ndarray], np.ndarray],
     n_surrogates: int,
     seed: int = 0,
@@ -116,11 +142,12 @@ def turned_null(
     Parameters
     ----------
     turn : callable
-        Generator → what is turned, see :func:`turning`.
+        See :func:`turning`.
     statistic : callable
         What is turned → (P,).
     n_surrogates : int
-        S, turns. One is the same however many follow.
+        S, turns, of the whole brain and of its halves one after the other. One is the same however
+        many follow.
     seed : int
     threads : int
         Turns that are made side by side; the result does not depend on it.
@@ -132,9 +159,36 @@ def turned_null(
     """
 
     def of_turn(number: int) -> np.ndarray:
-        return statistic(turn(np.random.default_rng([seed, number])))
+        return statistic(turn(np.random.default_rng([seed, number]), mirrored=bool(number % 2)))
 
     # The threads of the linear algebra would be in the way of these.
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
         found = list(pool.map(of_turn, range(n_surrogates)))
     return np.array(found, dtype=float).reshape(n_surrogates, -1 if n_surrogates else 0)
+
+
+def p_beside_turned(
+    statistic: np.ndarray,
+    null: np.ndarray,
+    p_of: Callable[[np.ndarray, np.ndarray], np.ndarray],
+) -> np.ndarray:
+    """p by turns of the whole brain and by those of its halves, the higher of the two.
+
+    Neither kind of turn makes places as likely as the network's own in all that counts; a network
+    has to stand by both.
+
+    Parameters
+    ----------
+    statistic : ndarray (P,)
+    null : ndarray (S, P)
+        From :func:`turned_null`.
+    p_of : callable
+        (statistic, null) → p (P,).
+
+    Returns
+    -------
+    ndarray (P,)
+        Not below 1 / (S // 2 + 1). NaN without turns.
+    """
+    p: np.ndarray = np.fmax(*(p_of(statistic, null[kind::2]) for kind in (0, 1)))
+    return p

@@ -146,7 +146,9 @@ def verdicts_of(rows: pd.DataFrame) -> list[str]:
     ``stands``, ``chance``, ``undecided`` (as low as so few surrogates allow, which is not below
     the level), or ``untested``.
     """
-    lowest = 1 / (count_surrogates(rows) + 1)
+    surrogates = count_surrogates(rows)
+    # Of turns there are two kinds, and p is the higher of the two.
+    lowest = 1 / ((surrogates // 2 if (rows["null"] == "turned").any() else surrogates) + 1)
     verdicts = []
     for p in rows["p_corrected"].astype(float):
         if np.isnan(p):
