@@ -91,6 +91,7 @@ class Study:
                 "measure": ["held_out_variance", *n * ["iou_search"]],
                 "observed": 0.3 + 0.1 * draw(n + 1),
                 "n_surrogates": [np.nan, *n * [20]],
+                "null": [np.nan, *n * ["noise"]],
             }
         )
         tables = {

@@ -65,7 +65,7 @@ def test_methods_speak_only_of_the_nulls_that_were_used(study: Study) -> None:
         models={"model": ("ica",)}, nulls={"n_surrogate_maps": 1234}, compute={"random_seed": 7}
     )
     text = methods_text(config, [run.models[0].facts], {"network": 1234, "fit": 0})
-    assert "1,234 sets of the templates turned, all alike, about the middle" in text
+    assert "1,234 sets of the templates turned, all alike, by more than a radian" in text
     assert "39 runs of Gaussian noise" in text
     assert "start from the random seed 7" in text
     for absent in ("haemodynamic", "static", "Prichard1994"):
@@ -81,7 +81,7 @@ def test_methods_say_what_networks_stand_by(study: Study) -> None:
         "coherence": "Evidence of a network is instead its coherence",
         "by name": "held against its template",
         "random maps": "sets of Gaussian random fields",
-        "turned": "turned, all alike, about the middle of the brain",
+        "turned": "turned, all alike, by more than a radian",
         "not by name": "For stcnn, turned templates have no meaning",
         "none by name": "For stcnn, random fields have no meaning",
     }

@@ -15,6 +15,7 @@ from pages import NETWORKS, SPACE, Page
 from study import Study, evidence_table
 
 from bids_fbn.networks.templates import TemplateSet
+from bids_fbn.nulls.pvalues import lowest_p
 from bids_fbn.reports import Problem, figures, pictures, write_report
 from bids_fbn.reports.evidence import evidence_of
 from bids_fbn.reports.interactive import courses_chart, motion_chart, overlap_chart
@@ -150,6 +151,14 @@ def test_too_few_surrogates_are_not_taken_for_chance(study: Study) -> None:
     assert _greyed(page.rows) == set(NETWORKS)
     assert page.text.count("too few surrogates to tell") == 2
     assert "With 19 surrogates no p can fall below 0.05" in page.text
+
+
+def test_turns_are_of_two_kinds_half_of_them_each() -> None:
+    rows = evidence_table(39)
+    claimed = rows[rows["measure"] == "iou_search"]
+    assert lowest_p(claimed[claimed["null"] == "noise"]) == 1 / 40
+    assert lowest_p(claimed) == lowest_p(claimed[claimed["null"] == "turned"]) == 1 / 20
+    assert lowest_p(claimed.iloc[:0]) == 1
 
 
 def test_results_without_evidence_say_so(study: Study) -> None:

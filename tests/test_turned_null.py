@@ -7,7 +7,8 @@ import pytest
 from scipy.ndimage import label
 
 from bids_fbn.networks.tissue import grey_quarters
-from bids_fbn.nulls.turned import turned_null, turning
+from bids_fbn.nulls.pvalues import p_of
+from bids_fbn.nulls.turned import p_beside_turned, turned_null, turning
 from bids_fbn.signal.grid import Grid
 
 
@@ -80,6 +81,50 @@ def test_supports_that_leave_the_brain_have_their_size_all_the_same(ball_grid: G
         turned = turn(np.random.default_rng(seed))
         assert turned.shape == (2, covered.sum())
         assert np.array_equal(turned.sum(axis=1), supports[:, covered].sum(axis=1))
+
+
+def mirror_r(grid: Grid, maps: np.ndarray) -> list[float]:
+    """r of each map with its mirror image."""
+    volumes = np.zeros((*grid.shape, len(maps)))
+    volumes[grid.mask] = maps.T
+    both = grid.mask & grid.mask[::-1]
+    return [
+        float(np.corrcoef(volumes[both, k], volumes[::-1][both, k])[0, 1])
+        for k in range(len(maps))
+    ]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_mirrored_turns_keep_both_sides_alike(seed: int, coarse_grid: Grid) -> None:
+    sides = [[x, -40, 10] for x in (-35, 35)], [[x, 20, 40] for x in (-25, 25)]
+    maps = np.stack([sum(blob(coarse_grid, place) for place in pair) for pair in sides])
+    turn = turning(maps, coarse_grid, everywhere(coarse_grid))
+    whole = turn(np.random.default_rng(seed))
+    mirrored = turn(np.random.default_rng(seed), mirrored=True)
+    assert min(mirror_r(coarse_grid, maps)) > 0.9
+    assert min(mirror_r(coarse_grid, mirrored)) > 0.9
+    assert min(mirror_r(coarse_grid, whole)) < 0.5
+    assert np.corrcoef(mirrored, maps)[[0, 1], [2, 3]].max() < 0.25
+    assert np.array_equal(np.sort(mirrored), np.sort(maps))
+
+
+def test_kinds_of_turns_alternate_and_p_is_the_higher_of_the_two(ball_grid: Grid) -> None:
+    maps = np.stack([blob(ball_grid, [20, 0, 0]), blob(ball_grid, [-20, 0, 10])])
+    turn = turning(maps, ball_grid, everywhere(ball_grid))
+    kinds: list[bool] = []
+
+    def noted(rng: np.random.Generator, mirrored: bool = False) -> np.ndarray:
+        kinds.append(mirrored)
+        return turn(rng, mirrored)
+
+    turned_null(noted, lambda drawn: drawn @ maps[0], 5)
+    assert kinds == [False, True, False, True, False]
+    statistic = np.array([1.0, 3.0])
+    null = np.array([[0.0, 0.0], [2.0, 2.0], [0.0, 0.0], [2.0, 4.0]])
+    assert p_beside_turned(statistic, null, p_of).tolist() == [1.0, 2 / 3]
+    # Without turns of one kind by the other, without any by none.
+    assert p_beside_turned(statistic, null[:1], p_of).tolist() == [1 / 2, 1 / 2]
+    assert np.isnan(p_beside_turned(statistic, null[:0], p_of)).all()
 
 
 def test_maps_keep_their_values_in_each_tissue(coarse_grid: Grid) -> None:

@@ -17,7 +17,7 @@ from bids_fbn.bids.writing import Columns
 from bids_fbn.errors import InputError, RunError
 from bids_fbn.evidence.table import ALL
 from bids_fbn.group.collect import KIND, Collected
-from bids_fbn.nulls.pvalues import claim_of_networks
+from bids_fbn.nulls.pvalues import claim_of_networks, lowest_p
 from bids_fbn.reports.results import ModelResults, Table
 
 __all__ = [
@@ -206,10 +206,9 @@ def _melted(table: pd.DataFrame, names: str) -> Iterator[tuple[str, str, float]]
 def _from_evidence(table: pd.DataFrame) -> Iterator[tuple[str, str, float]]:
     for value in table.loc[table["measure"] == "held_out_variance", "observed"]:
         yield "held_out_variance", ALL, float(value)
-    surrogates = table.loc[table["measure"] == claim_of_networks(table), "n_surrogates"]
-    if len(surrogates):
-        # p counts the observed value among them, and is the higher of those by the nulls.
-        yield "p_lowest", ALL, 1 / (1 + float(surrogates.min()))
+    claimed = table[table["measure"] == claim_of_networks(table)]
+    if len(claimed):
+        yield "p_lowest", ALL, lowest_p(claimed)
 
 
 def _transitions(results: ModelResults) -> Iterator[tuple[str, str, float]]:

@@ -9,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["ALPHA", "claim_of_networks", "corrected_p", "network_p", "p_of"]
+__all__ = ["ALPHA", "claim_of_networks", "corrected_p", "lowest_p", "network_p", "p_of"]
 
 # Corrected p below which something is taken to stand.
 ALPHA = 0.05
@@ -57,6 +57,16 @@ def corrected_p(statistic: np.ndarray, null: np.ndarray, *, two_sided: bool = Fa
     )
     p = (highest >= together[:1] - _ROUNDING).mean(axis=0)
     return np.where(tested & (len(null) > 0), p, np.nan)
+
+
+def lowest_p(evidence: pd.DataFrame) -> float:
+    """The lowest p that the surrogates of rows of :mod:`bids_fbn.evidence` allow, 1 without any.
+
+    Of turns there are two kinds, half of them each, and p is the higher of the two.
+    """
+    rows = evidence[evidence["n_surrogates"] > 0]
+    counts = rows["n_surrogates"].where(rows["null"] != "turned", rows["n_surrogates"] // 2)
+    return 1 / (1 + float(counts.groupby(rows["null"]).max().min())) if len(rows) else 1.0
 
 
 # Of standardised values that are equal but for the order in which they were summed.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from bids_fbn.nulls.pvalues import ALPHA, claim_of_networks
+from bids_fbn.nulls.pvalues import ALPHA, claim_of_networks, lowest_p
 from bids_fbn.reports.results import ModelResults, Table
 
 __all__ = [
@@ -146,9 +146,7 @@ def verdicts_of(rows: pd.DataFrame) -> list[str]:
     ``stands``, ``chance``, ``undecided`` (as low as so few surrogates allow, which is not below
     the level), or ``untested``.
     """
-    surrogates = count_surrogates(rows)
-    # Of turns there are two kinds, and p is the higher of the two.
-    lowest = 1 / ((surrogates // 2 if (rows["null"] == "turned").any() else surrogates) + 1)
+    lowest = lowest_p(rows)
     verdicts = []
     for p in rows["p_corrected"].astype(float):
         if np.isnan(p):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bids_fbn.nulls.pvalues import ALPHA, network_p
+from bids_fbn.nulls.pvalues import ALPHA, lowest_p, network_p
 from bids_fbn.reports.evidence import (
     NETWORK_BADGES,
     Evidence,
@@ -224,7 +224,7 @@ def _of_null(rows: pd.DataFrame) -> str:
 
 def _too_few(rows: pd.DataFrame) -> str:
     n = count_surrogates(rows)
-    if not n or 1 / (n + 1) < ALPHA:
+    if not n or lowest_p(rows) < ALPHA:
         return ""
     return (
         f"With {n} surrogates no p can fall below {ALPHA:g}, whatever there is; ask for more with "

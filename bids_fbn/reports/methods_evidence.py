@@ -106,10 +106,11 @@ def _networks(config: Config, models: Sequence[str], told: Sequence[str]) -> str
             "maps, estimated in the mask, and their correlations with each other"
         )
         turned = (
-            f"for {sets} the templates turned, all alike, about the middle of the brain by more "
-            "than a radian about a random axis, as in spin tests [@AlexanderBloch2018], in "
-            "coordinates standardised along each axis; each kept its values within each quarter "
-            "of the brain by share of grey matter"
+            f"for {sets} the templates turned, all alike, by more than a radian about a random "
+            "axis, as in spin tests [@AlexanderBloch2018]: half of the sets about the middle of "
+            "the brain, half in either hemisphere about its own middle, one as the mirror image "
+            "of the other (p is the higher of the two), in coordinates standardised along each "
+            "axis; each kept its values within each quarter of the brain by share of grey matter"
         )
         if not by_fields:
             kinds.append(turned)
