@@ -94,7 +94,7 @@ def claims_of(
         "run": run,
         "turn": turn,
         "networks": len(p),
-        "elsewhere": int((p.drop(columns="noise") < ALPHA).to_numpy().sum()),
+        "elsewhere": int((p.drop(columns="noise").max(axis=1) < ALPHA).sum()),
         "noise": int((p["noise"] < ALPHA).sum()),
         "both": int(both.sum()),
         "standing": ", ".join(both.index[both]),
@@ -104,8 +104,8 @@ def claims_of(
 def table(rows: pd.DataFrame) -> str:
     """Markdown: networks that stand, mean over runs."""
     lines = [
-        "| method | templates | networks | by other places | by runs of noise | by both | "
-        "runs with any by other places | by both |",
+        "| method | templates | networks | by other places | by runs of noise | by all | "
+        "runs with any by other places | by all |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for (model, name), found in rows.groupby(["model", "places"], sort=False, observed=True):

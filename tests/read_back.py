@@ -154,7 +154,7 @@ def _check_evidence(
     measure = "coherence" if model in GIVEN_MAPS else "iou_search"
     claimed = evidence[evidence["measure"] == measure]
     # Beside other places, and beside noise; what learns networks by name beside noise alone.
-    others = [] if model in TOLD - GIVEN_MAPS else ["turned"]
+    others = [] if model in TOLD - GIVEN_MAPS else ["turned", "mirrored"]
     nulls = [*others, "noise"]
     assert list(claimed["network"]) == networks * len(nulls)
     assert list(claimed["null"].unique()) == nulls

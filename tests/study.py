@@ -61,7 +61,7 @@ def evidence_table(
     claim = "coherence" if coherence else "iou_search"
     rows = [
         row("network", claim, name, name in beyond and null not in against, null=null)
-        for null in ("turned", "noise")
+        for null in ("turned", "mirrored", "noise")
         for name in NETWORKS
     ]
     if coherence:

@@ -84,8 +84,9 @@ def test_networks_that_are_there_stand_out(
     method = method_of(name, run, templates, channels=4, window=None)
     rows = table(network_evidence(method, run, 29, 99))
     found = rows[rows["measure"] == claim_of_networks(rows)]
-    assert list(found["network"]) == 2 * [*NAMES]
-    assert list(found["null"]) == [null for null in ("turned", "noise") for _ in NAMES]
+    assert list(found["network"]) == 3 * [*NAMES]
+    nulls = ("turned", "mirrored", "noise")
+    assert list(found["null"]) == [null for null in nulls for _ in NAMES]
     # In a ball one of two networks comes to lie on the other now and then.
     assert (found["p_corrected"] < 0.1).all()
     assert (found["observed"] > found["null_mean"]).all()
@@ -156,7 +157,7 @@ def test_who_was_trained_on_a_run_is_searched_in_volumes_that_it_has_not_seen(
         assert len(of_training) == len(of_search) > 20
         assert not set(of_training) & set(of_search)
     assert len(models_kept) == 2
-    for null in ("turned", "noise"):
+    for null in ("turned", "mirrored", "noise"):
         assert (rows.loc[null, "observed"].to_numpy() == rows.loc["turned", "observed"]).all()
         assert rows.loc[null, "p_corrected"].notna().all()
 
@@ -200,9 +201,9 @@ def test_networks_whose_maps_are_given_stand_by_coherence(
     method = method_of("dualregression", run, templates, window=20)
     rows = table(network_evidence(method, run, 4, 9)).set_index("measure")
     assert claim_of_networks(rows.reset_index()) == "coherence"
-    assert list(rows.index) == 4 * ["coherence"] + 2 * ["iou_search"]
+    assert list(rows.index) == 6 * ["coherence"] + 2 * ["iou_search"]
     coherent = rows.loc["coherence"]
-    assert list(coherent["n_surrogates"]) == [9, 9, 4, 4]
+    assert list(coherent["n_surrogates"]) == [5, 5, 4, 4, 4, 4]
     covered = run.covered
     places = run.grid.coordinates[covered]
     of_run = Coherence(np.asarray(run.data)[:, covered], places).of(templates.maps[:, covered])
@@ -234,7 +235,7 @@ def test_untrained_networks_are_held_against_noise_that_they_have_seen_too(
         model, lambda: model, False, CPU, templates, SupportRule(), StateRule(), 1, 4, 0
     )
     found = table(network_evidence(method, run, 3, 50))
-    assert list(found["n_surrogates"]) == [50, 50, 3, 3]
+    assert list(found["n_surrogates"]) == [25, 25, 25, 25, 3, 3]
     assert np.isfinite(found["null_mean"]).all()
 
 

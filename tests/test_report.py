@@ -80,8 +80,8 @@ def test_network_that_the_null_does_not_support_is_greyed_and_not_hidden(study: 
     assert "42 % of one half explained by 20 maps of the other" in page.text
 
 
-def test_network_stands_only_by_both_nulls(study: Study) -> None:
-    for null in ("turned", "noise"):
+def test_network_stands_only_by_all_nulls(study: Study) -> None:
+    for null in ("turned", "mirrored", "noise"):
         study.add("1", weighed=evidence_table(against=(null,)))
         page = Page(write_report(study.out, "01", config=study.config()))
         assert _greyed(page.rows) == _greyed(page.cards) == set(NETWORKS)
@@ -89,7 +89,7 @@ def test_network_stands_only_by_both_nulls(study: Study) -> None:
 
 
 def test_networks_whose_maps_are_given_stand_by_coherence(study: Study) -> None:
-    for against in ((), ("turned",), ("noise",)):
+    for against in ((), ("turned",), ("mirrored",), ("noise",)):
         weighed = evidence_table(
             beyond=("DefaultMode", "Auditory"), against=against, coherence=True
         )
@@ -119,7 +119,8 @@ def test_without_surrogates_nothing_stands(study: Study) -> None:
     assert _greyed(page.rows) == _greyed(page.cards) == set(NETWORKS)
     assert "No surrogates were made: nothing speaks for change over time." in page.text
     assert (
-        "No surrogates were made of other places and runs of noise: nothing says what" in page.text
+        "No surrogates were made of other places, mirrored places and runs of noise: nothing"
+        in page.text
     )
     assert "0 of 4" in page.text
 
@@ -153,11 +154,12 @@ def test_too_few_surrogates_are_not_taken_for_chance(study: Study) -> None:
     assert "With 19 surrogates no p can fall below 0.05" in page.text
 
 
-def test_turns_are_of_two_kinds_half_of_them_each() -> None:
+def test_of_several_nulls_the_one_with_the_fewest_surrogates_limits_p() -> None:
     rows = evidence_table(39)
-    claimed = rows[rows["measure"] == "iou_search"]
-    assert lowest_p(claimed[claimed["null"] == "noise"]) == 1 / 40
-    assert lowest_p(claimed) == lowest_p(claimed[claimed["null"] == "turned"]) == 1 / 20
+    claimed = rows[rows["measure"] == "iou_search"].copy()
+    assert lowest_p(claimed) == 1 / 40
+    claimed.loc[claimed["null"] == "mirrored", "n_surrogates"] = 9
+    assert lowest_p(claimed) == 1 / 10
     assert lowest_p(claimed.iloc[:0]) == 1
 
 

@@ -7,8 +7,7 @@ import pytest
 from scipy.ndimage import label
 
 from bids_fbn.networks.tissue import grey_quarters
-from bids_fbn.nulls.pvalues import p_of
-from bids_fbn.nulls.turned import p_beside_turned, turned_null, turning
+from bids_fbn.nulls.turned import turned_null, turning
 from bids_fbn.signal.grid import Grid
 
 
@@ -108,23 +107,13 @@ def test_mirrored_turns_keep_both_sides_alike(seed: int, coarse_grid: Grid) -> N
     assert np.array_equal(np.sort(mirrored), np.sort(maps))
 
 
-def test_kinds_of_turns_alternate_and_p_is_the_higher_of_the_two(ball_grid: Grid) -> None:
+def test_kinds_of_turns_alternate(ball_grid: Grid) -> None:
     maps = np.stack([blob(ball_grid, [20, 0, 0]), blob(ball_grid, [-20, 0, 10])])
     turn = turning(maps, ball_grid, everywhere(ball_grid))
-    kinds: list[bool] = []
-
-    def noted(rng: np.random.Generator, mirrored: bool = False) -> np.ndarray:
-        kinds.append(mirrored)
-        return turn(rng, mirrored)
-
-    turned_null(noted, lambda drawn: drawn @ maps[0], 5)
-    assert kinds == [False, True, False, True, False]
-    statistic = np.array([1.0, 3.0])
-    null = np.array([[0.0, 0.0], [2.0, 2.0], [0.0, 0.0], [2.0, 4.0]])
-    assert p_beside_turned(statistic, null, p_of).tolist() == [1.0, 2 / 3]
-    # Without turns of one kind by the other, without any by none.
-    assert p_beside_turned(statistic, null[:1], p_of).tolist() == [1 / 2, 1 / 2]
-    assert np.isnan(p_beside_turned(statistic, null[:0], p_of)).all()
+    found = turned_null(turn, lambda drawn: drawn @ maps[0], 5, seed=3)
+    for kind, numbers in (("turned", (0, 2, 4)), ("mirrored", (1, 3))):
+        drawn = [turn(np.random.default_rng([3, n]), mirrored=kind == "mirrored") for n in numbers]
+        assert np.array_equal(found[kind], [own @ maps[0] for own in drawn])
 
 
 def test_maps_keep_their_values_in_each_tissue(coarse_grid: Grid) -> None:
@@ -147,6 +136,8 @@ def test_the_null_is_the_same_however_many_follow_and_work(ball_grid: Grid) -> N
 
     few = turned_null(turn, overlap, 3, seed=5)
     many = turned_null(turn, overlap, 6, seed=5, threads=2)
-    assert np.array_equal(few, many[:3])
-    assert len(np.unique(many)) == 12
-    assert turned_null(turn, overlap, 0).shape == (0, 0)
+    none = turned_null(turn, overlap, 0)
+    for kind in ("turned", "mirrored"):
+        assert np.array_equal(few[kind], many[kind][: len(few[kind])])
+        assert len(np.unique(many[kind])) == 6
+        assert none[kind].shape == (0, 0)

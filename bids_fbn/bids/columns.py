@@ -162,10 +162,11 @@ EVIDENCE: Columns = {
     "null": {
         "Description": "Of what the surrogates are",
         "Levels": {
-            "turned": "the networks, turned all alike by more than a radian about any axis, half "
-            "of them about the middle of the brain, half in either hemisphere about its own and "
-            "mirrored (p is the higher of the two), in coordinates by their standard deviations "
-            "along x, y and z; not for models that learn networks by name",
+            "turned": "the networks, turned all alike about the middle of the brain by more than "
+            "a radian, about any axis, in coordinates by their standard deviations along x, y and "
+            "z; not for models that learn networks by name",
+            "mirrored": "likewise, each hemisphere about its own middle, one as the mirror image "
+            "of the other",
             "fields": "sets of random maps as smooth and as correlated as the candidates "
             "(--surrogate-maps)",
             "noise": "runs of noise as smooth as the run, with its mean spectrum and cleaned like "

@@ -9,9 +9,10 @@ import numpy as np
 
 from bids_fbn.evidence.method import Method
 from bids_fbn.evidence.surrogates import over_surrogates
-from bids_fbn.evidence.table import null_values, p_by, row
+from bids_fbn.evidence.table import null_values, row
 from bids_fbn.networks.courses import Coherence
 from bids_fbn.networks.tissue import grey_quarters
+from bids_fbn.nulls.pvalues import corrected_p, p_of
 from bids_fbn.nulls.series import surrogate_runs
 from bids_fbn.nulls.turned import turned_null, turning
 from bids_fbn.signal.signals import Signals
@@ -30,12 +31,12 @@ def coherence_evidence(
 
     For models that are told of their networks: their maps overlap with the templates in anything,
     noise included, so that overlap is no evidence of them. See
-    :class:`~bids_fbn.networks.courses.Coherence`. Two nulls, and a network stands by what both of
-    them allow:
+    :class:`~bids_fbn.networks.courses.Coherence`. A network stands by what all nulls allow:
 
-    ``turned``
-        the same maps elsewhere in the same brain (:func:`~bids_fbn.nulls.turned.turning`), in
-        which any smooth map is coherent, and in some places more than in others.
+    ``turned``, ``mirrored``
+        the same maps elsewhere in the same brain, in two ways
+        (:func:`~bids_fbn.nulls.turned.turning`): any smooth map is coherent there, and in some
+        places more than in others.
     ``noise``
         the same maps in runs of noise as smooth as the run and cleaned like it: what is compact
         is coherent in anything smooth.
@@ -48,7 +49,7 @@ def coherence_evidence(
     n_surrogates : int
         Runs of noise.
     n_surrogate_maps : int
-        Turns of the networks to elsewhere in the brain.
+        Turns of the networks to elsewhere in the brain, half of them of either kind.
     store : Path, optional
         File that keeps what is found in each run of noise as it comes; taken up again.
     """
@@ -65,7 +66,7 @@ def coherence_evidence(
     here = coherence_in(signals)
     statistic = here.of(maps[:, covered])
     nulls = {
-        "turned": turned_null(
+        **turned_null(
             turning(maps, signals.grid, covered, grey_quarters(signals.grid)),
             here.of,
             n_surrogate_maps,
@@ -83,11 +84,10 @@ def coherence_evidence(
     rows = []
     for kind, values in nulls.items():
         null = values.reshape(-1, len(statistic))
-        p, corrected = p_by(kind, statistic, null)
         columns = {
             "observed": np.tanh(statistic),
-            "p": p,
-            "p_corrected": corrected,
+            "p": p_of(statistic, null),
+            "p_corrected": corrected_p(statistic, null),
         }
         by_template = {name: method.by_template(of[None])[0] for name, of in columns.items()}
         r = np.tanh(method.by_template(null))

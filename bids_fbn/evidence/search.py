@@ -12,9 +12,10 @@ import numpy as np
 from bids_fbn.errors import RunError
 from bids_fbn.evidence.method import Method
 from bids_fbn.evidence.surrogates import over_surrogates
-from bids_fbn.evidence.table import null_values, p_by, row
+from bids_fbn.evidence.table import null_values, row
 from bids_fbn.networks.budget import halves
 from bids_fbn.networks.overlap import Matcher
+from bids_fbn.nulls.pvalues import corrected_p, p_of
 from bids_fbn.nulls.series import surrogate_runs
 from bids_fbn.nulls.spatial import elsewhere_null, random_maps_null, search_statistic
 from bids_fbn.signal.signals import Signals
@@ -36,14 +37,14 @@ def search_evidence(
 ) -> list[dict[str, Any]]:
     """Overlap of each template with the map assigned to it among the budget of maps.
 
-    Two nulls, and a network stands by what both of them allow:
+    A network stands by what all nulls allow:
 
-    ``turned``
-        the templates elsewhere in the brain, searched among the same maps
+    ``turned``, ``mirrored``
+        the templates elsewhere in the brain, in two ways, searched among the same maps
         (:func:`~bids_fbn.nulls.spatial.elsewhere_null`). Not for models that learn networks by
         name: those see what they know in anything, and nothing is searched.
     ``fields``
-        in its place, if asked for: random maps as smooth as the candidates
+        in their place, if asked for: random maps as smooth as the candidates
         (:func:`~bids_fbn.nulls.spatial.random_maps_null`). They are as likely in one place as in
         another; candidates are not: those of a brain lie in its cortex, and a network that pads
         with zeros sees the edge of the brain in anything.
@@ -63,7 +64,7 @@ def search_evidence(
     n_surrogates : int
         Runs of noise.
     n_surrogate_maps : int
-        Turns of the templates, or sets of random maps.
+        Turns of the templates, half of them of either kind, or sets of random maps.
     store : Path, optional
         File that keeps what is found in each run of noise as it comes; taken up again.
     """
@@ -93,7 +94,8 @@ def search_evidence(
     nulls: dict[str, np.ndarray] = {}
     if not method.model.networks:
         elsewhere = [_searched_elsewhere(method, signals, maps, n_surrogate_maps) for maps in sets]
-        nulls[method.surrogate_maps] = np.asarray(np.mean(elsewhere, axis=0))
+        for kind in elsewhere[0]:
+            nulls[kind] = np.asarray(np.mean([of_set[kind] for of_set in elsewhere], axis=0))
     nulls["noise"] = over_surrogates(
         surrogate_runs(signals, "noise", n_surrogates, method.seed_of(signals)),
         n_surrogates,
@@ -105,7 +107,7 @@ def search_evidence(
         training.unlink(missing_ok=True)
     rows = []
     for kind, null in nulls.items():
-        p, corrected = p_by(kind, statistic, null)
+        p, corrected = p_of(statistic, null), corrected_p(statistic, null)
         rows += [
             row(
                 "network",
@@ -123,14 +125,13 @@ def search_evidence(
 
 def _searched_elsewhere(
     method: Method, signals: Signals, maps: np.ndarray, n_surrogates: int
-) -> np.ndarray:
-    """IoU (S, P) of the search among maps (N, covered) where there is nothing to find."""
+) -> dict[str, np.ndarray]:
+    """Null → IoU (S, P) of the search among maps (N, covered) where there is nothing to find."""
     import torch
 
     candidates = np.zeros((len(maps), signals.grid.n_voxels), dtype=np.float32)
     candidates[:, signals.covered] = maps
-    search = elsewhere_null if method.surrogate_maps == "turned" else random_maps_null
-    return search(
+    searching = (
         candidates,
         method.templates,
         signals.grid,
@@ -140,6 +141,9 @@ def _searched_elsewhere(
         method.seed_of(signals),
         torch.get_num_threads(),
     )
+    if method.surrogate_maps == "fields":
+        return {"fields": random_maps_null(*searching)}
+    return elsewhere_null(*searching)
 
 
 def _apart(

@@ -6,10 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bids_fbn.nulls.pvalues import corrected_p, p_of
-from bids_fbn.nulls.turned import p_beside_turned
-
-__all__ = ["ALL", "COLUMNS", "null_values", "p_by", "row"]
+__all__ = ["ALL", "COLUMNS", "null_values", "row"]
 
 COLUMNS = (
     "claim",
@@ -54,13 +51,3 @@ def null_values(null: np.ndarray, name: str) -> dict[str, Any]:
         "n_surrogates": len(known),
         "null": name,
     }
-
-
-def p_by(kind: str, statistic: np.ndarray, null: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """p of networks (P,) beside a null (S, P), alone and corrected over them."""
-    if kind == "turned":
-        return (
-            p_beside_turned(statistic, null, p_of),
-            p_beside_turned(statistic, null, corrected_p),
-        )
-    return p_of(statistic, null), corrected_p(statistic, null)

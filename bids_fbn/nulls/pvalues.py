@@ -62,11 +62,11 @@ def corrected_p(statistic: np.ndarray, null: np.ndarray, *, two_sided: bool = Fa
 def lowest_p(evidence: pd.DataFrame) -> float:
     """The lowest p that the surrogates of rows of :mod:`bids_fbn.evidence` allow, 1 without any.
 
-    Of turns there are two kinds, half of them each, and p is the higher of the two.
+    Of several nulls the highest.
     """
     rows = evidence[evidence["n_surrogates"] > 0]
-    counts = rows["n_surrogates"].where(rows["null"] != "turned", rows["n_surrogates"] // 2)
-    return 1 / (1 + float(counts.groupby(rows["null"]).max().min())) if len(rows) else 1.0
+    fewest = rows.groupby("null")["n_surrogates"].max().min() if len(rows) else 0
+    return 1 / (1 + float(fewest))
 
 
 # Of standardised values that are equal but for the order in which they were summed.

@@ -37,7 +37,7 @@ def elsewhere_null(
     n_surrogates: int = 1000,
     seed: int = 0,
     threads: int = 1,
-) -> np.ndarray:
+) -> dict[str, np.ndarray]:
     """Repeat the search among the same maps for the templates elsewhere in the brain.
 
     Parameters
@@ -58,18 +58,20 @@ def elsewhere_null(
 
     Returns
     -------
-    ndarray (S, P)
-        IoU of each template with the candidate assigned to it.
+    dict of ndarray
+        Of either kind of turn, half of them each, (S/2, P): IoU of each template with the
+        candidate assigned to it.
     """
     candidates = np.asarray(maps, dtype=np.float32)[:, covered]
 
-    def searched(supports: np.ndarray) -> np.ndarray:
-        matcher = Matcher(supports, rule, np.ones(supports.shape[1], dtype=bool))
+    def searched(turned: np.ndarray) -> np.ndarray:
+        matcher = Matcher(turned, rule, np.ones(turned.shape[1], dtype=bool))
         return search_statistic(matcher.match(candidates).iou)
 
-    turn = turning(templates.supports, grid, covered, grey_quarters(grid))
-    null = turned_null(turn, searched, n_surrogates, seed, threads)
-    return null.reshape(n_surrogates, len(templates.networks))
+    supports = templates.supports
+    turn = turning(supports, grid, covered, grey_quarters(grid))
+    nulls = turned_null(turn, searched, n_surrogates, seed, threads)
+    return {kind: null.reshape(len(null), len(supports)) for kind, null in nulls.items()}
 
 
 def random_maps_null(

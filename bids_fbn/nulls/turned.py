@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 from bids_fbn.networks.maps import zscore_maps
 from bids_fbn.signal.grid import Grid
 
-__all__ = ["Turn", "p_beside_turned", "turned_null", "turning"]
+__all__ = ["Turn", "turned_null", "turning"]
 
 # rad
 _LEAST_ANGLE = 1.0
@@ -136,8 +136,8 @@ def turned_null(
     n_surrogates: int,
     seed: int = 0,
     threads: int = 1,
-) -> np.ndarray:
-    """A statistic of networks that lie elsewhere.
+) -> dict[str, np.ndarray]:
+    """A statistic of networks that lie elsewhere, by either kind of turn.
 
     Parameters
     ----------
@@ -154,8 +154,8 @@ def turned_null(
 
     Returns
     -------
-    ndarray (S, P)
-        (0, 0) if S is 0.
+    dict of ndarray
+        ``turned`` (⌈S/2⌉, P) and ``mirrored`` (⌊S/2⌋, P); (0, 0) where there are none.
     """
 
     def of_turn(number: int) -> np.ndarray:
@@ -164,31 +164,8 @@ def turned_null(
     # The threads of the linear algebra would be in the way of these.
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
         found = list(pool.map(of_turn, range(n_surrogates)))
-    return np.array(found, dtype=float).reshape(n_surrogates, -1 if n_surrogates else 0)
-
-
-def p_beside_turned(
-    statistic: np.ndarray,
-    null: np.ndarray,
-    p_of: Callable[[np.ndarray, np.ndarray], np.ndarray],
-) -> np.ndarray:
-    """p by turns of the whole brain and by those of its halves, the higher of the two.
-
-    Neither kind of turn makes places as likely as the network's own in all that counts; a network
-    has to stand by both.
-
-    Parameters
-    ----------
-    statistic : ndarray (P,)
-    null : ndarray (S, P)
-        From :func:`turned_null`.
-    p_of : callable
-        (statistic, null) → p (P,).
-
-    Returns
-    -------
-    ndarray (P,)
-        Not below 1 / (S // 2 + 1). NaN without turns.
-    """
-    p: np.ndarray = np.fmax(*(p_of(statistic, null[kind::2]) for kind in (0, 1)))
-    return p
+    kinds = {"turned": found[::2], "mirrored": found[1::2]}
+    return {
+        kind: np.array(values, dtype=float).reshape(len(values), -1 if values else 0)
+        for kind, values in kinds.items()
+    }

@@ -49,6 +49,7 @@ _SERIES = {
 _NULLS: Mapping[str, str] = {
     "fields": "{} sets of random maps as smooth as the candidates",
     "turned": "{} places elsewhere in this brain",
+    "mirrored": "{} that are alike on both sides",
     "noise": "{} runs of smooth noise, cleaned and analysed in the same way",
     "phase": "{} surrogates of the run with random phases",
     "var": "{} surrogates of the run by an autoregressive model",
@@ -56,6 +57,7 @@ _NULLS: Mapping[str, str] = {
 _SHORT: Mapping[str, str] = {
     "fields": "random maps",
     "turned": "other places",
+    "mirrored": "mirrored places",
     "noise": "runs of noise",
 }
 # Measure that networks stand by → its symbol, what the dot is, how networks do that stand.
@@ -209,7 +211,7 @@ def _networks(evidence: Evidence) -> dict[str, Any]:
 
 def _missing(searches: Mapping[str, pd.DataFrame]) -> str:
     names = [_SHORT[null] for null, found in searches.items() if not count_surrogates(found)]
-    return " and ".join(names)
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
 
 
 def _interval(row: pd.Series) -> tuple[float, float, float]:

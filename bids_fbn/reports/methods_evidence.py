@@ -109,8 +109,8 @@ def _networks(config: Config, models: Sequence[str], told: Sequence[str]) -> str
             f"for {sets} the templates turned, all alike, by more than a radian about a random "
             "axis, as in spin tests [@AlexanderBloch2018]: half of the sets about the middle of "
             "the brain, half in either hemisphere about its own middle, one as the mirror image "
-            "of the other (p is the higher of the two), in coordinates standardised along each "
-            "axis; each kept its values within each quarter of the brain by share of grey matter"
+            "of the other (two nulls), in coordinates standardised along each axis; each kept its "
+            "values within each quarter of the brain by share of grey matter"
         )
         if not by_fields:
             kinds.append(turned)
@@ -130,7 +130,7 @@ def _networks(config: Config, models: Sequence[str], told: Sequence[str]) -> str
         repeated += f" For {_names(learned)}, {others} have no meaning."
     p = "p is one-sided, corrected over the networks"
     if len(kinds) == 2:
-        p += "; of the two the higher was taken."
+        p += "; of the nulls the highest was taken."
     elif searching or given:
         p += ". The other null was not computed, so no network stands."
     else:
