@@ -71,9 +71,9 @@ METRICS: Columns = {
     },
     "p": {
         "Description": "p that the network is there: of coherence if it has one, else of "
-        "iou_search; the higher of those by two nulls, the networks turned elsewhere in the brain "
-        "and runs of noise; the evidence table has both. Of stcnn, which does not search, that by "
-        "runs of noise"
+        "iou_search; the highest of those by its nulls, the networks turned elsewhere in the "
+        "brain in two ways and runs of noise; the evidence table has all. Of stcnn, which does "
+        "not search, that by runs of noise"
     },
     "p_corrected": {"Description": "The same, corrected over the templates by the maximum"},
     "iou_other_half": {

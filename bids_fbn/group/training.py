@@ -32,7 +32,7 @@ _SCORES: Columns = {
     "iou_best_of_all": {"Description": "Highest IoU of any candidate: a search, not an estimate"},
     "iou_search": {"Description": "IoU of the map assigned to it among an equal budget of maps"},
     "coherence": {"Description": "r of the courses that two halves of its voxels give (udr)"},
-    "p": {"Description": "p of coherence, or of iou_search: the higher of those by the two nulls"},
+    "p": {"Description": "p of coherence, or of iou_search: the highest of those by its nulls"},
     "p_corrected": {"Description": "The same, corrected over the networks by the maximum"},
     "iou_other_half": {
         "Description": "IoU in the half of the run in which the map was not chosen"
