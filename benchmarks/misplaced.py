@@ -3,10 +3,11 @@
     python benchmarks/misplaced.py DATASET [--model ica dualregression] [--surrogate-maps fields]
                                    [--templates NAME] [--turns 1] [--processes 2]
 
-Every run with the templates as they are, and with the same templates turned about the middle of
-the brain: all of them alike, as the null has them, and each by itself, as it has not. Nothing
-makes a map overlap with these, or makes them coherent, but what any place in a brain has, or that
-one has come to lie on a network: few of them should stand.
+Every run with the templates as they are, and with the same templates elsewhere in the brain:
+turned about its middle, and in either hemisphere about its own, mirrored; all of them alike, as
+the nulls have them, and each by itself, as they have not. Nothing makes a map overlap with these, or makes
+them coherent, but what any place in a brain has, or that one has come to lie on a network: few of
+them should stand.
 """
 
 from __future__ import annotations
@@ -41,6 +42,13 @@ PLACES = (
     "mirrored, each by itself",
     "mirrored, all alike",
 )
+# What they are called here.
+WORDS = {
+    "turned": "by other places",
+    "mirrored": "by mirrored ones",
+    "fields": "by random maps",
+    "noise": "by runs of noise",
+}
 
 
 def misplaced(
@@ -85,32 +93,29 @@ def claims_of(
     )
     method = fitted(name, signals, elsewhere, config, choose_compute("cpu", "auto", 1))
     rows = pd.DataFrame(network_evidence(method, signals, options.surrogates, options.maps))
-    both = network_p(rows) < ALPHA
+    standing = network_p(rows) < ALPHA
     claimed = rows[rows["measure"] == claim_of_networks(rows)]
-    p = claimed.pivot_table("p_corrected", "network", "null")
+    p = claimed.pivot_table("p_corrected", "network", "null", sort=False)
     return {
         "model": name,
         "places": places,
         "run": run,
         "turn": turn,
         "networks": len(p),
-        "elsewhere": int((p.drop(columns="noise").max(axis=1) < ALPHA).sum()),
-        "noise": int((p["noise"] < ALPHA).sum()),
-        "both": int(both.sum()),
-        "standing": ", ".join(both.index[both]),
+        **{WORDS[null]: int((p[null] < ALPHA).sum()) for null in p},
+        "by all": int(standing.sum()),
+        "standing": ", ".join(standing.index[standing]),
     }
 
 
 def table(rows: pd.DataFrame) -> str:
     """Markdown: networks that stand, mean over runs."""
-    lines = [
-        "| method | templates | networks | by other places | by runs of noise | by all | "
-        "runs with any by other places | by all |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    nulls = [words for words in (*WORDS.values(), "by all") if words in rows]
+    titles = ["method", "templates", "networks", *nulls, *(f"any {words}" for words in nulls)]
+    lines = [f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
     for (model, name), found in rows.groupby(["model", "places"], sort=False, observed=True):
-        means = [f"{found[column].mean():.2f}" for column in ("elsewhere", "noise", "both")]
-        any_ = [f"{100 * (found[column] > 0).mean():.0f} %" for column in ("elsewhere", "both")]
+        means = [f"{found[null].mean():.2f}" for null in nulls]
+        any_ = [f"{100 * (found[null] > 0).mean():.0f} %" for null in nulls]
         cells = [model, name, str(found["networks"].iloc[0]), *means, *any_]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
