@@ -5,9 +5,9 @@
 
 Every run with the templates as they are, and with the same templates elsewhere in the brain:
 turned about its middle, and in either hemisphere about its own, mirrored; all of them alike, as
-the nulls have them, and each by itself, as they have not. Nothing makes a map overlap with these, or makes
-them coherent, but what any place in a brain has, or that one has come to lie on a network: few of
-them should stand.
+the nulls have them, and each by itself, as they have not. Nothing makes a map overlap with these,
+or makes them coherent, but what any place in a brain has, or that one has come to lie on a
+network: few of them should stand.
 """
 
 from __future__ import annotations
