@@ -183,7 +183,7 @@ def _networks(evidence: Evidence) -> dict[str, Any]:
                 "picture": picture,
                 "cells": [
                     _fixed(observed[name], 2),
-                    *(_between(row, 2) for row in nulls.values()),
+                    *(_fixed(row["null_high"], 2) for row in nulls.values()),
                     p_value(corrected[name]),
                     _fixed(other[name], 2),
                     _fixed(like[name], 2),
