@@ -254,8 +254,8 @@ def _add_null_options(group: Any) -> None:
         "--n-surrogate-maps",
         type=int,
         metavar="N",
-        help="turns of the templates, or sets of random maps, that the search is repeated with "
-        "(1000)",
+        help="turns of the templates, half of them mirrored, or sets of random maps, that the "
+        "search is repeated with (1000)",
     )
     group.add_argument(
         "--surrogate-maps",
