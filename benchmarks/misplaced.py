@@ -59,12 +59,12 @@ def misplaced(
     alone, alike = [[k] for k in everything], [list(everything)]
     sets = dict(zip(PLACES, ([], alone, alike, alone, alike), strict=True))
     maps, supports = templates.maps.copy(), templates.supports.copy()
-    everywhere = np.ones(signals.grid.n_voxels, dtype=bool)
+    everywhere, tissue = np.ones(signals.grid.n_voxels, dtype=bool), grey_quarters(signals.grid)
     for own in sets[places]:
         # The last number keeps them apart from the null's: trailing zeros do not.
         here = [*seed, own[0], 1]
         for values in (maps, supports):
-            turn = turning(values[own], signals.grid, everywhere, grey_quarters(signals.grid))
+            turn = turning(values[own], signals.grid, everywhere, tissue)
             values[own] = turn(np.random.default_rng(here), mirrored=places in PLACES[3:])
     return replace(templates, maps=maps, supports=supports)
 

@@ -149,7 +149,7 @@ GIVEN_MAPS = frozenset({"udr", "dualregression"})
 # nothing of change unless they get models of their own, or the model is of other runs.
 REFIT_FOR_CHANGE = frozenset({"stcnn"})
 # Trained on a run they find more in it than in noise that they have not seen (docs/methods.md):
-# beside noise they search volumes that they have not seen either.
+# what is searched are volumes of the run that they have not seen either.
 SEARCHED_APART = frozenset({"scaae"})
 
 
@@ -380,13 +380,15 @@ class Config(_Section):
 
     def tests_change(self, model: str) -> bool:
         """Whether surrogates, as they are used, say anything of change over time by a model."""
-        of_others = self.nulls.refit_surrogates or self.models.weighted(model)
-        return of_others or model not in REFIT_FOR_CHANGE
+        return model not in REFIT_FOR_CHANGE or not self._of_the_run(model)
 
     def searched_apart(self, model: str) -> bool:
         """Whether a model is trained on one half of a run to be searched in the other."""
-        of_others = self.nulls.refit_surrogates or self.models.weighted(model)
-        return model in SEARCHED_APART and not of_others
+        return model in SEARCHED_APART and self._of_the_run(model)
+
+    def _of_the_run(self, model: str) -> bool:
+        """Whether surrogates of a run get the model that was fitted to the run."""
+        return not (self.nulls.refit_surrogates or self.models.weighted(model))
 
     def to_toml(self) -> str:
         """All settings, in the form that ``--config-file`` reads; unset ones are left out."""

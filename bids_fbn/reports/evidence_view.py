@@ -20,7 +20,7 @@ from bids_fbn.reports.evidence import (
 )
 from bids_fbn.reports.intervals import Scale, axis_picture, interval_picture
 from bids_fbn.reports.palette import network_colour
-from bids_fbn.reports.templating import fixed, number, p_value, percent
+from bids_fbn.reports.templating import fixed, listed, number, p_value, percent
 
 __all__ = ["evidence_view"]
 
@@ -210,8 +210,7 @@ def _networks(evidence: Evidence) -> dict[str, Any]:
 
 
 def _missing(searches: Mapping[str, pd.DataFrame]) -> str:
-    names = [_SHORT[null] for null, found in searches.items() if not count_surrogates(found)]
-    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
+    return listed([_SHORT[null] for null, of in searches.items() if not count_surrogates(of)])
 
 
 def _interval(row: pd.Series) -> tuple[float, float, float]:

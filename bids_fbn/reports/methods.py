@@ -14,7 +14,7 @@ from bids_fbn.config import NUISANCE_PRESETS, Config, SignalOptions
 from bids_fbn.reports.bibliography import Reference, cited_keys, references
 from bids_fbn.reports.methods_evidence import weighing
 from bids_fbn.reports.methods_models import first_fact, networks
-from bids_fbn.reports.templating import render
+from bids_fbn.reports.templating import listed, render
 
 __all__ = ["markdown_to_html", "methods_text", "write_citation"]
 
@@ -116,7 +116,7 @@ def _nuisance(options: SignalOptions) -> str:
     else:
         names = [_NUISANCE[name] for name in options.nuisance]
         names = [f"{name} ({motion})" if name == "head motion" else name for name in names]
-        what = " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+        what = listed(names)
     return (
         f"With nilearn's `signal.clean` [@Abraham2014], {what} were regressed out [@Ciric2017]; "
         "only the volumes kept took part in the fit."

@@ -7,6 +7,7 @@ from typing import Any
 
 from bids_fbn.config import BASELINES, GIVEN_MAPS, Config
 from bids_fbn.networks.budget import GAP
+from bids_fbn.reports.templating import listed
 
 __all__ = ["weighing"]
 
@@ -60,10 +61,6 @@ def weighing(
     return "\n\n".join(parts)
 
 
-def _names(models: Sequence[str]) -> str:
-    return " and ".join([", ".join(models[:-1]), models[-1]] if len(models) > 1 else models)
-
-
 def _networks(config: Config, models: Sequence[str], told: Sequence[str]) -> str:
     nulls = config.nulls
     searching = [name for name in models if name not in told]
@@ -81,17 +78,17 @@ def _networks(config: Config, models: Sequence[str], told: Sequence[str]) -> str
     apart = [name for name in searching if config.searched_apart(name)]
     if apart and (nulls.n_surrogates or nulls.n_surrogate_maps):
         sentences.append(
-            f"For this {_names(apart)} was trained on either half of a run anew, and its maps of "
+            f"For this {listed(apart)} was trained on either half of a run anew, and its maps of "
             "the other half were searched; IoU is the mean of both ways."
         )
     if learned:
         sentences.append(
-            f"The maps of {_names(learned)} have their networks from the start: there is no "
+            f"The maps of {listed(learned)} have their networks from the start: there is no "
             "search, and the mean map of each network over time was held against its template."
         )
     if given:
         sentences.append(
-            f"The maps of {_names(given)} start from those of the networks and overlap with them "
+            f"The maps of {listed(given)} start from those of the networks and overlap with them "
             "in any data. Evidence of a network is instead its coherence: all maps of the "
             "networks were fitted to the volumes in each half of the voxels by itself (blocks of "
             "45 mm, like a chessboard), and the courses of the two halves were correlated over "
@@ -127,7 +124,7 @@ def _networks(config: Config, models: Sequence[str], told: Sequence[str]) -> str
     repeated = f"The same was repeated {'; and '.join(kinds)}."
     if learned and len(models) > len(learned) and nulls.n_surrogate_maps:
         others = "random fields" if by_fields else "turned templates"
-        repeated += f" For {_names(learned)}, {others} have no meaning."
+        repeated += f" For {listed(learned)}, {others} have no meaning."
     p = "p is one-sided, corrected over the networks"
     if len(kinds) == 2:
         p += "; of the nulls the highest was taken."
@@ -155,7 +152,7 @@ def _dynamics(config: Config, models: Sequence[str]) -> str:
     untested = [n for n in models if not config.tests_change(n)]
     models = [n for n in models if n not in untested]
     trained = (
-        f"{_names(untested)} {'was' if len(untested) == 1 else 'were'} trained on the run itself"
+        f"{listed(untested)} {'was' if len(untested) == 1 else 'were'} trained on the run itself"
     )
     why = f"{trained}, which surrogates are not: nothing speaks for change over time there."
     if not models:
@@ -172,7 +169,7 @@ def _dynamics(config: Config, models: Sequence[str]) -> str:
         how = "to which each network was applied with the weights that it has for the run"
     else:
         how = (
-            f"to which {_names(applied)} {'was' if len(applied) == 1 else 'were'} applied "
+            f"to which {listed(applied)} {'was' if len(applied) == 1 else 'were'} applied "
             "with the weights of the run, the other methods fitted anew"
         )
     return (

@@ -14,7 +14,18 @@ from markupsafe import Markup
 
 from bids_fbn.data import read_data
 
-__all__ = ["embedded_json", "fixed", "number", "p_value", "percent", "render"]
+__all__ = ["embedded_json", "fixed", "listed", "number", "p_value", "percent", "render"]
+
+
+def listed(words: Sequence[str]) -> str:
+    """Words as a sentence has them.
+
+    Examples
+    --------
+    >>> listed(["ica", "pca", "hmm"]), listed(["ica"])
+    ('ica, pca and hmm', 'ica')
+    """
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def number(value: Any, digits: int = 3) -> str:
