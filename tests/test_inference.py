@@ -24,7 +24,7 @@ from bids_fbn.models.folding import fold
 from bids_fbn.models.geometry import Region
 from bids_fbn.models.inference import Batches, lowest_correlation, stretches, windows_over
 from bids_fbn.models.neural import NeuralModel
-from bids_fbn.models.scaae import cut_tails
+from bids_fbn.models.scaae import SCAAE, cut_tails
 from bids_fbn.models.spectral import SpectralConv3d
 from bids_fbn.signal.clean import clean_run
 from bids_fbn.signal.grid import Grid, grid_geometry
@@ -107,17 +107,35 @@ def whole_box(signals: Signals, start: int, window: int) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(np.moveaxis(volumes, -1, 0)))[None]
 
 
+def sides_of(model: NeuralModel) -> list[tuple[int, int]]:
+    """Voxels by which the box is continued along each axis."""
+    region, brain = model.region, Region.of(model.grid.shape, model.grid.bounding_box)
+    return [
+        (mine - low, whole - side - (mine - low))
+        for mine, low, whole, side in zip(
+            region.low, brain.low, region.whole, brain.whole, strict=True
+        )
+    ]
+
+
 @torch.no_grad()
-def expected(model: NeuralModel, signals: Signals, start: int) -> np.ndarray:
+def expected(
+    model: NeuralModel,
+    signals: Signals,
+    start: int,
+    sides: list[tuple[int, int]] | None = None,
+) -> np.ndarray:
     weights = dict(model.network.state_dict())
-    volumes = whole_box(signals, start, model.window)
+    sides = sides_of(model) if sides is None else sides
+    within = [margin for side in reversed(sides) for margin in side]
+    volumes = functional.pad(whole_box(signals, start, model.window), within)
     if model.name == "stca":
         maps = stca_logits(volumes, weights)
     else:
         maps, channels = scaae_logits(volumes, weights)
         if model.candidates == "fbn":
             maps = (maps * channels).unflatten(1, (2, -1)).sum(dim=2)
-    return maps[0].numpy()[:, signals.grid.mask]
+    return maps[0].numpy()[:, np.pad(signals.grid.mask, sides)]
 
 
 def lively(model: NeuralModel) -> NeuralModel:
@@ -147,6 +165,29 @@ def test_maps_are_those_of_the_network_on_the_whole_box(
     for start, maps in all_maps(model, signals, stride=4).items():
         by_formula = expected(model, signals, 4 * start)
         np.testing.assert_allclose(maps, by_formula, rtol=1e-4, atol=2e-5)
+
+
+def test_a_margin_continues_the_box_with_zeros() -> None:
+    grid = PLACES["edge"]
+    signals = run_of(grid, 3)
+    model = lively(small("scaae", grid, margin=6))
+    # The ball of radius 3 has its middle at 2, 12 and 7 of 16, 15 and 14 voxels.
+    sides = [(6, 0), (0, 6), (2, 3)]
+    assert model.region.whole == (22, 21, 19)
+    found = all_maps(model, signals)[0]
+    np.testing.assert_allclose(found, expected(model, signals, 0, sides), rtol=1e-4, atol=2e-5)
+    in_the_box = expected(model, signals, 0, [(0, 0)] * 3)
+    assert not np.allclose(found, in_the_box, atol=1e-3)
+
+
+def test_the_published_box_has_no_margin_and_the_corrected_one_has() -> None:
+    assert SCAAE.recipes["as-published"].margin == 0
+    for resolution in (4.0, 12.0):
+        grid = analysis_grid("MNI152NLin2009cAsym", resolution)
+        region = SCAAE(replace(SCAAE.recipes["corrected"], channels=2), "corrected", grid).region
+        for low, high, side in zip(region.low, region.high, region.whole, strict=True):
+            assert min(low, side - high) >= 6
+        assert region.shape == Region.of(grid.shape, grid.bounding_box).shape
 
 
 def test_stca_must_see_what_is_round_the_brain(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,6 +222,7 @@ def test_training_follows_the_gradient_of_the_whole_box(place: str) -> None:
 def test_a_region_grows_up_to_the_edge_of_the_box() -> None:
     region = Region((10, 12, 9), (1, 4, 5), (6, 8, 9))
     assert region.grown(2) == Region((10, 12, 9), (0, 2, 3), (8, 10, 9))
+    assert region.within(3) == Region((12, 12, 12), (3, 4, 5), (8, 8, 9))
     assert region.shape == (5, 4, 4)
     assert region.n_voxels + region.n_outside == 10 * 12 * 9
 

@@ -46,6 +46,18 @@ def test_methods_say_what_was_done(study: Study) -> None:
     assert "no evidence by itself" in text
 
 
+def test_methods_say_when_the_box_was_continued(study: Study) -> None:
+    study.add("1", "scaae", window=1)
+    (run,) = read_participant(study.out, "01")
+    config = study.config(models={"model": ("scaae",)})
+    facts = run.models[0].facts
+    assert "continued with zeros" not in methods_text(config, [facts])
+    with_margin = facts | {"Recipe": {**facts["Recipe"], "margin": 6}}
+    assert "ends within 6 voxels of the brain it was continued" in methods_text(
+        config, [with_margin]
+    )
+
+
 def test_every_model_has_words_and_references(study: Study) -> None:
     for surrogates in ("phase", "var"):
         text = methods_text(

@@ -1,8 +1,8 @@
-"""Which part of the MNI box a layer has to compute, so that values in the mask stay those of the
-network on the whole box.
+"""Which part of the whole box a layer has to compute, so that values in the mask stay those of the
+network on all of it: the MNI box, or that with a margin.
 
 A model's input is 0 outside the mask. A convolution of reach r needs its input only within r
-voxels of where its output is wanted, and beyond the edge of the MNI box its padding is the
+voxels of where its output is wanted, and beyond the edge of the whole box its padding is the
 network's own zeros. So layers are computed on regions that shrink towards the mask's bounding box.
 """
 
@@ -20,12 +20,12 @@ __all__ = ["Region", "convolve", "crop", "pads"]
 
 @dataclass(frozen=True)
 class Region:
-    """A box of voxels within the whole MNI box.
+    """A box of voxels within the whole box.
 
     Parameters
     ----------
     whole : tuple of int
-        Sides of the MNI box.
+        Sides of the whole box.
     low, high : tuple of int
         First voxel, and the one after the last, along each axis.
 
@@ -44,7 +44,7 @@ class Region:
 
     @classmethod
     def of(cls, whole: tuple[int, ...], box: tuple[slice, ...] | None = None) -> Region:
-        """The region of some slices of the MNI box; all of it without any."""
+        """The region of some slices of the whole box; all of it without any."""
         if box is None:
             return cls(whole, (0,) * len(whole), whole)
         return cls(whole, tuple(s.start for s in box), tuple(s.stop for s in box))
@@ -61,11 +61,21 @@ class Region:
 
     @property
     def n_outside(self) -> int:
-        """Voxels of the MNI box that are not in the region."""
+        """Voxels of the whole box that are not in the region."""
         return _product(self.whole) - self.n_voxels
 
+    def within(self, margin: int) -> Region:
+        """The same voxels in a whole box with at least `margin` voxels on each side of them."""
+        before = [max(0, margin - low) for low in self.low]
+        after = [max(0, margin + h - side) for h, side in zip(self.high, self.whole, strict=True)]
+        return Region(
+            tuple(b + side + a for b, side, a in zip(before, self.whole, after, strict=True)),
+            tuple(b + low for b, low in zip(before, self.low, strict=True)),
+            tuple(b + high for b, high in zip(before, self.high, strict=True)),
+        )
+
     def grown(self, margin: int) -> Region:
-        """`margin` voxels more on every side, up to the edge of the MNI box."""
+        """`margin` voxels more on every side, up to the edge of the whole box."""
         return Region(
             self.whole,
             tuple(max(0, low - margin) for low in self.low),
@@ -102,7 +112,7 @@ def convolve(
         Stride 1, padded by half its kernel.
     features : Tensor (B, C, *given)
         Taken for 0 outside `given`: it must hold `wanted` and the reach of the kernel around it
-        as far as the MNI box goes, unless the features are 0 out there.
+        as far as the whole box goes, unless the features are 0 out there.
     given, wanted : Region
 
     Returns

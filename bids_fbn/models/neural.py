@@ -68,9 +68,12 @@ class Recipe:
     whole_box : bool
         Reconstruct the whole MNI box, with loss and statistics over it, rather than the bounding
         box of the mask, with loss and statistics in the mask. Maps are those of the network on
-        the whole box either way.
+        the whole MNI box either way.
     cube : bool
         Pad to a cube.
+    margin : int
+        Voxels, at least, from what is reconstructed to each side of the box that the maps are
+        computed on: where the MNI box has fewer it is continued, with zeros.
     fixed_threshold : float
         Threshold of the published support of a map, in the units of the candidate maps; None to
         match the template's size.
@@ -87,6 +90,7 @@ class Recipe:
     shuffle: bool = True
     whole_box: bool = False
     cube: bool = False
+    margin: int = 0
     fixed_threshold: float | None = None
 
 
@@ -103,7 +107,8 @@ class NeuralModel(Model):
 
     def __init__(self, recipe: Recipe, preset: str, grid: Grid, candidates: str = "fbn") -> None:
         super().__init__(recipe, preset, grid, candidates)
-        self.region = Region.of(grid.shape, None if recipe.whole_box else grid.bounding_box)
+        region = Region.of(grid.shape, None if recipe.whole_box else grid.bounding_box)
+        self.region = region.within(recipe.margin)
         mask = grid.mask if recipe.whole_box else grid.mask[grid.bounding_box]
         self._mask_index = torch.from_numpy(np.flatnonzero(mask))
         self.network = self._build()
@@ -368,7 +373,7 @@ class NeuralModel(Model):
         starts = self.steps(signals, stride).start
         steps = np.flatnonzero(starts >= 0)
         starts = starts[steps]
-        bytes_each = 4 * self._features * int(np.prod(self.grid.shape))
+        bytes_each = 4 * self._features * int(np.prod(self.region.whole))
         batches = Batches(self.name, batch_size(device, _COPIES * bytes_each))
         most_rows = self.window + max(self.window, stride * batches.size)
         mapper: NeuralModel | None = None

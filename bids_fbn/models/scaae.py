@@ -38,6 +38,10 @@ __all__ = ["SCAAE", "SCAAEAttention", "SCAAENetwork", "cut_tails"]
 # Patches of 8 voxels, then pairs of patches: each side of the padded box is a multiple of 16.
 _PATCH = 8
 _STRIDE = 16
+# What the published box has at 4 mm beside the brain and behind it, in voxels. On coarser grids
+# there are two or three, below the brain none on any, and what the network sees in the zeros that
+# it pads with comes to lie on the networks near that side.
+_MARGIN = 6
 # A single voxel decides a minimum or maximum; values beyond this share of either tail are cut.
 _TAIL = 0.001
 # A map without variation becomes 0, not NaN.
@@ -95,14 +99,14 @@ class PositionMLP(nn.Module):
 class SCAAEAttention(nn.Module):
     """The part of the network that makes maps: volumes (B, 1, X, Y, Z) → features and logits.
 
-    It is computed on the whole MNI box: the channels' weights are means over all of it.
+    It is computed on the whole box: the channels' weights are means over all of it.
 
     Parameters
     ----------
     channels : int
         Even; half of them in each of the two branches (32 as published).
     region : Region
-        Of the MNI box, where volumes are given; they are 0 elsewhere.
+        Of the whole box, where volumes are given; they are 0 elsewhere.
     """
 
     def __init__(self, channels: int, region: Region) -> None:
@@ -226,8 +230,11 @@ class SCAAE(NeuralModel):
             decay_every=2,
             epochs=6,
             batch=12,
+            margin=_MARGIN,
         ),
-        "sloppy": Recipe(window=1, channels=8, learning_rate=5e-3, epochs=4, batch=12),
+        "sloppy": Recipe(
+            window=1, channels=8, learning_rate=5e-3, epochs=4, batch=12, margin=_MARGIN
+        ),
     }
 
     def _build(self) -> nn.Module:

@@ -20,7 +20,7 @@ _MODELS: Mapping[str, str] = {
     "scaae": (
         "SCAAE (spatial and channel-wise attention autoencoder) [@Liu2022scaae; @Liu2024scaae] "
         "takes single volumes and is trained to reconstruct them; the logits of its spatial "
-        "attention{weighting} give {candidates} candidate maps for each volume."
+        "attention{weighting} give {candidates} candidate maps for each volume.{margin}"
     ),
     "stcnn": (
         "ST-CNN (spatio-temporal convolutional neural network) [@Zhao2020stcnn] takes a window of "
@@ -48,7 +48,7 @@ _MODELS: Mapping[str, str] = {
     "untrained-scaae": (
         "Untrained SCAAE is the network of SCAAE [@Liu2022scaae; @Liu2024scaae] with the random "
         "weights that it starts from: it shows what network and search find without having "
-        "learned anything. It gives {candidates} maps for each volume."
+        "learned anything. It gives {candidates} maps for each volume.{margin}"
     ),
     "pca": (
         "Principal component analysis of {scope} gives the {components} maps of most variance, "
@@ -101,6 +101,10 @@ _BY_CHANCE = frozenset({"untrained-stca", "untrained-scaae", "ica", "sdl", "cap"
 _TURNED = (
     " Windows were first turned in time, by an orthogonal transform, to a reference window of "
     "the first training run [@Joshi2018]."
+)
+_MARGIN = (
+    " Where the image box ends within {voxels} voxels of the brain it was continued with zeros, "
+    "so that what the network sees of its padding does not come to lie on the brain."
 )
 # How the training of a model goes, where it is not Adam on the error of a reconstruction.
 _TRAININGS: Mapping[str, str] = {
@@ -169,6 +173,7 @@ def _model(name: str, done: Sequence[Mapping[str, Any]], config: Config) -> str:
     )
     kind = first_fact(done, "Candidates") or config.models.candidates
     n_components = first_fact(done, "Recipe", "components") or config.models.components
+    margin = first_fact(done, "Recipe", "margin")
     started = (_COMPONENTS if n_components else _TEMPLATES) if name == "udr" else {}
     parts = [
         words.format(
@@ -177,6 +182,7 @@ def _model(name: str, done: Sequence[Mapping[str, Any]], config: Config) -> str:
             components=first_fact(done, "Recipe", "components") or "the",
             candidates=first_fact(done, "CandidatesPerStep") or "the",
             weighting="" if kind == "channels" else ", weighted by its channel attention,",
+            margin=_MARGIN.format(voxels=margin) if margin else "",
             turned=_TURNED if first_fact(done, "Recipe", "synchronize") else "",
             **started,
         ),
