@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bids_fbn.errors import RunError
+from bids_fbn.evidence.halves import TrainedHalves
 from bids_fbn.evidence.method import Method
 from bids_fbn.evidence.surrogates import over_surrogates
 from bids_fbn.evidence.table import null_values, row
@@ -25,8 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["search_evidence"]
 
-logger = logging.getLogger(__name__)
-
 
 def search_evidence(
     method: Method,
@@ -34,6 +30,7 @@ def search_evidence(
     n_surrogates: int,
     n_surrogate_maps: int,
     store: Path | None = None,
+    trained: TrainedHalves | None = None,
 ) -> list[dict[str, Any]]:
     """Overlap of each template with the map assigned to it among the budget of maps.
 
@@ -67,17 +64,18 @@ def search_evidence(
         Turns of the templates, half of them of either kind, or sets of random maps.
     store : Path, optional
         File that keeps what is found in each run of noise as it comes; taken up again.
+    trained : TrainedHalves, optional
+        Models of either half, if there are any already.
     """
     supports = method.templates.supports[:, signals.covered]
     matcher = Matcher(supports, method.rule, np.ones(supports.shape[1], dtype=bool))
-    trainings = [store and store.with_name(f"{store.name}-half-{k}.checkpoint") for k in (1, 2)]
     apart: list[tuple[Model, slice]] = []
     if method.searched_apart and (n_surrogates or n_surrogate_maps):
-        try:
-            apart = _apart(method, signals, trainings)
-        except RunError as error:
-            logger.warning("%s: not held against noise: %s", signals.name, error)
+        of_halves = (trained or TrainedHalves(method, signals)).models
+        if of_halves is None:
             n_surrogates = 0
+        else:
+            apart = list(zip(of_halves, reversed(halves(signals.n_kept)), strict=True))
 
     def maps_of(run: Signals) -> list[np.ndarray]:
         if not apart:
@@ -103,8 +101,6 @@ def search_evidence(
         store,
         f"{signals.name}, {method.model.name}, search",
     ).reshape(n_surrogates, len(statistic))
-    for training in filter(None, trainings):
-        training.unlink(missing_ok=True)
     rows = []
     for kind, null in nulls.items():
         p, corrected = p_of(statistic, null), corrected_p(statistic, null)
@@ -144,18 +140,3 @@ def _searched_elsewhere(
     if method.surrogate_maps == "fields":
         return {"fields": random_maps_null(*searching)}
     return elsewhere_null(*searching)
-
-
-def _apart(
-    method: Method, signals: Signals, trainings: Sequence[Path | None]
-) -> list[tuple[Model, slice]]:
-    """Models of either half of a run, each with the rows of the other.
-
-    How far each is trained is kept in `trainings`.
-    """
-    first, second = halves(signals.n_kept)
-    of_first, of_second = (
-        method.create().fit([signals.stretch(half)], method.compute, method.seed, training)
-        for half, training in zip((first, second), trainings, strict=True)
-    )
-    return [(of_first, second), (of_second, first)]
