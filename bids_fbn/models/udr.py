@@ -45,6 +45,12 @@ if TYPE_CHECKING:
 
 __all__ = ["UDR", "UDRRecipe"]
 
+# Components have no name to lose: their courses and maps may be fitted to each other once more.
+_REPETITIONS_OF_COMPONENTS = 2
+_MODES_PER_COMPONENT = 2
+# What counts in training for what is explained, the rest for what is predicted. Beside modes,
+# whose maps cannot wander far, the first may count for more.
+_EXPLAINED, _EXPLAINED_BESIDE_MODES = 0.5, 0.9
 # Volumes that maps have to explain, at least.
 _FEWEST_OTHERS = 10
 # Of the longest stretch that maps are made from in training, the shortest.
@@ -76,12 +82,17 @@ class UDRRecipe(Recipe):
     components : int
         Components of a group ICA of the runs to train on, whose maps it starts from; 0 to start
         from the maps of a template set.
+    modes : int
+        Of the volumes of the participants to train on, which are joined to those of a stretch; 0
+        for maps that are shrunk towards what the participants' have in common instead. Of a single
+        participant to train on there are none: there are no others.
     """
 
     repetitions: int = 1
     longest: int = 0
     gap: float = 20.0
     components: int = 0
+    modes: int = 0
 
 
 class UDR(Told, NeuralModel):
@@ -121,8 +132,11 @@ class UDR(Told, NeuralModel):
             epochs=4,
             batch=4,
             stride=10,
+            modes=100,
         ),
-        "sloppy": UDRRecipe(window=20, learning_rate=3e-2, epochs=2, batch=4, stride=10),
+        "sloppy": UDRRecipe(
+            window=20, learning_rate=3e-2, epochs=2, batch=4, stride=10, modes=100
+        ),
     }
 
     def __init__(
@@ -160,7 +174,14 @@ class UDR(Told, NeuralModel):
     @classmethod
     def recipe_from(cls, options: ModelOptions) -> Any:
         recipe: Any = super().recipe_from(options)
-        return replace(recipe, components=options.components or recipe.components)
+        if not options.components:
+            return recipe
+        return replace(
+            recipe,
+            components=options.components,
+            modes=max(recipe.modes, _MODES_PER_COMPONENT * options.components),
+            repetitions=_REPETITIONS_OF_COMPONENTS,
+        )
 
     @property
     def n_candidates(self) -> int:
@@ -172,7 +193,10 @@ class UDR(Told, NeuralModel):
 
     def _build(self) -> nn.Module:
         return UnrolledDualRegression(
-            self.n_candidates, self.grid.n_voxels, self.recipe.repetitions
+            self.n_candidates,
+            self.grid.n_voxels,
+            self.recipe.repetitions,
+            self.recipe.modes,
         )
 
     @classmethod
@@ -206,6 +230,8 @@ class UDR(Told, NeuralModel):
                 "that their maps have to explain"
             )
         self._n_training = len(signals)
+        if len({participant_of(run) for run in signals}) == 1:
+            self.recipe = replace(self.recipe, modes=0, repetitions=1)
         super().fit(
             signals,
             _precise(compute),
@@ -217,7 +243,11 @@ class UDR(Told, NeuralModel):
         )
         group = self.network.group.cpu().numpy()
         lengths, factors, degrees = find_error(
-            self.network, signals, self.window, lambda runs: _prior(runs, group), seed
+            self.network,
+            signals,
+            self.window,
+            lambda runs: _prior(runs, group, self.recipe.modes),
+            seed,
         )
         self.network.set_error(torch.from_numpy(lengths), torch.from_numpy(factors), degrees)
         self.training["Error"] = {
@@ -254,8 +284,8 @@ class UDR(Told, NeuralModel):
         self._runs, self._seed = signals, seed
         training = signals[: self._n_training]
         group = zscore_maps(self._group_maps(training, seed))
-        mean, spread = _prior(training, group)
-        self.network.set_prior(*map(torch.from_numpy, (group, mean, spread)))
+        prior = _prior(training, group, self.recipe.modes)
+        self.network.set_prior(*map(torch.from_numpy, (group, *prior)))
 
     def _group_maps(self, runs: Sequence[Signals], seed: int) -> np.ndarray:
         """The maps that its networks are named after, (K, V)."""
@@ -290,13 +320,15 @@ class UDR(Told, NeuralModel):
         maps, _ = network(stretch)
         # The network itself may be wrapped, as for several processes.
         sizes = self.network.size_in(stretch).clamp_min(_LEAST_IN_STRETCH)
+        weight = _EXPLAINED_BESIDE_MODES if self.recipe.modes else _EXPLAINED
         left = []
         for k, (run, start) in enumerate(zip(batch.runs, batch.starts, strict=True)):
             others = self._others(self._runs[run], int(start), chance)[None].to(device)
             own = maps[k : k + 1]
             courses = fit_courses(others, self.network.group[None], covered_in(others))
             there = own * self.network.size_in(others) / sizes[k : k + 1]
-            left.append(1 - (explained(others, own) + predicted(others, courses, there)) / 2)
+            both = explained(others, own), predicted(others, courses, there)
+            left.append(1 - weight * both[0] - (1 - weight) * both[1])
         return torch.cat(left).mean()
 
     def _others(self, run: Signals, start: int, chance: np.random.Generator) -> Tensor:
@@ -371,8 +403,8 @@ def _precise(compute: Compute) -> Compute:
     return replace(compute, precision="fp32")
 
 
-def _prior(runs: Iterable[Signals], group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and spread of the participants' own maps by dual regression.
+def _prior(runs: Iterable[Signals], group: np.ndarray, n_modes: int = 0) -> tuple[np.ndarray, ...]:
+    """Mean and spread of the participants' own maps by dual regression; modes of their volumes.
 
     What differs between the halves of a run is taken for noise and not for spread (Mejia et al.
     2020, Template independent component analysis, J Am Stat Assoc 115).
@@ -382,6 +414,7 @@ def _prior(runs: Iterable[Signals], group: np.ndarray) -> tuple[np.ndarray, np.n
     runs : iterable of Signals
     group : ndarray (K, V)
         z-scored.
+    n_modes : int
 
     Returns
     -------
@@ -389,8 +422,11 @@ def _prior(runs: Iterable[Signals], group: np.ndarray) -> tuple[np.ndarray, np.n
         Of one participant the mean is the group map at the participant's size, since who has one
         has no mean; the spread that of each network. The more participants, the more of the
         spread is that of the voxel.
+    modes : ndarray (M, V) of float32
+        If there are to be any, see :class:`_Modes`.
     """
     shape = group.shape
+    modes = _Modes(n_modes, shape[1])
     total, square, noise, count = (np.zeros(shape) for _ in range(4))
     by_participant: dict[str, list[Signals]] = {}
     for run in runs:
@@ -398,6 +434,8 @@ def _prior(runs: Iterable[Signals], group: np.ndarray) -> tuple[np.ndarray, np.n
     for own_runs in by_participant.values():
         own, own_noise, times = (np.zeros(shape) for _ in range(3))
         for run in own_runs:
+            if n_modes:
+                modes.add(run)
             covered = run.covered
             volumes, half = np.asarray(run.data)[:, covered], run.n_kept // 2
             whole, first, second = (
@@ -429,4 +467,30 @@ def _prior(runs: Iterable[Signals], group: np.ndarray) -> tuple[np.ndarray, np.n
     share = (n_participants - 1) / (n_participants - 1 + _PARTICIPANTS_FOR_A_VOXEL)
     variance = share * variance + (1 - share) * of_network
     spread = np.sqrt(np.maximum(variance, _LEAST_SPREAD**2 * of_network))
-    return mean.astype(np.float32), spread.astype(np.float32)
+    found = mean.astype(np.float32), spread.astype(np.float32)
+    return (*found, modes.found()) if n_modes else found
+
+
+class _Modes:
+    """Leading modes of the volumes of runs, of which one at a time is in memory.
+
+    A run counts as any other, however long it is.
+    """
+
+    def __init__(self, n: int, n_voxels: int) -> None:
+        self._n, self._runs = n, 0
+        self._modes = np.zeros((0, n_voxels), dtype=np.float32)
+        self._seen = np.zeros(n_voxels)
+
+    def add(self, run: Signals) -> None:
+        volumes = np.asarray(run.data, dtype=np.float32)
+        volumes = (volumes - volumes.mean(axis=0)) / math.sqrt(len(volumes))
+        both = np.concatenate([self._modes, volumes])
+        _, vectors = np.linalg.eigh((both @ both.T).astype(float))
+        self._modes = vectors[:, -self._n :].T.astype(np.float32) @ both
+        self._runs += 1
+        self._seen += run.covered
+
+    def found(self) -> np.ndarray:
+        """(M, V), by which a voxel has the variance that it has in the runs that cover it."""
+        return self._modes / np.sqrt(np.maximum(self._seen, 1)).astype(np.float32)

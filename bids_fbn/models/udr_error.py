@@ -51,7 +51,7 @@ COMMON = 1.15
 # Of the mean squared error: no voxel counts as if less were expected of it.
 _LEAST_EXPECTED = 0.05
 
-Prior = Callable[[Iterable[Signals]], tuple[np.ndarray, np.ndarray]]
+Prior = Callable[[Iterable[Signals]], tuple[np.ndarray, ...]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,8 +141,8 @@ def find_error(
     window : int
         Volumes: the lengths are half of it, all of it, and half a run.
     prior : callable
-        Gives mean and spread (K, V) of the maps of runs. It is found again in the drawn runs,
-        since it errs too.
+        Gives mean and spread (K, V) of the maps of runs, and the modes of their volumes if there
+        are to be any. It is found again in the drawn runs, since it errs too.
     seed : int
 
     Returns
@@ -164,10 +164,8 @@ def find_error(
             yield draw_run(plain, run, [seed, number])
 
     device = network.group.device
-    mean, spread = prior(run.signals for run in drawn())
-    again.set_prior(
-        network.group, *(torch.from_numpy(values).to(device) for values in (mean, spread))
-    )
+    found = prior(run.signals for run in drawn())
+    again.set_prior(network.group, *(torch.from_numpy(values).to(device) for values in found))
     half = int(np.median([run.n_kept for run in runs])) // 2
     lengths = sorted({max(2, window // 2), window, max(half, window)})
     parts: list[Any] = [0.0 for _ in lengths]

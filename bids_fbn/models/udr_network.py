@@ -36,6 +36,8 @@ _LEAST_SIZE = 1e-3
 # What training starts from, and about what it comes to at rest: the noise of raw maps is that of
 # volumes that are independent in time, and the ridge as a share of the mean square of a course.
 _NOISE, _RIDGE_OF_COURSES = 1.0, 0.15
+# The same of a network with volumes of others: how many these count for.
+_VOLUMES_OF_OTHERS, _RIDGE_BESIDE_OTHERS = 40.0, 0.05
 
 
 def _solve(gram: Tensor, values: Tensor) -> Tensor:
@@ -159,41 +161,62 @@ def predicted(volumes: Tensor, courses: Tensor, maps: Tensor) -> Tensor:
 
 
 class UnrolledDualRegression(nn.Module):
-    """Dual regression with a prior on the maps, once or repeated.
+    """Dual regression with a prior, on the maps or on the volumes, once or repeated.
 
     Parameters
     ----------
     n_networks, n_voxels : int
         K and V.
     repetitions : int
-        How often courses and maps are fitted to each other; each learns a factor of the noise of
-        its raw maps and the ridge with which they are fitted.
+        How often courses and maps are fitted to each other; each learns the ridge with which the
+        maps are fitted and, without modes, a factor of their noise.
+    n_modes : int
+        Of the volumes of other participants, which are joined to those of a stretch: how many
+        volumes these count for is learned. Without any (0) the maps are shrunk.
     """
 
     group: Tensor
     mean: Tensor
     spread: Tensor
+    modes: Tensor
     error_lengths: Tensor
     error_factors: Tensor
     error_degrees: Tensor
 
-    def __init__(self, n_networks: int, n_voxels: int, repetitions: int) -> None:
+    def __init__(self, n_networks: int, n_voxels: int, repetitions: int, n_modes: int = 0) -> None:
         super().__init__()
         self.repetitions = repetitions
+        self.n_modes = n_modes
         # Not learned: the group maps are what the networks are, and the prior is found.
         for name in ("group", "mean", "spread"):
             self.register_buffer(name, torch.zeros(n_networks, n_voxels))
         self.register_buffer("error_lengths", torch.ones(N_LENGTHS))
         self.register_buffer("error_factors", torch.tensor([_NORMAL_MODEL] * N_LENGTHS))
         self.register_buffer("error_degrees", torch.tensor(math.inf))
-        self.log_noise = nn.Parameter(torch.full((repetitions,), math.log(_NOISE)))
-        self.log_ridge = nn.Parameter(torch.full((repetitions,), math.log(_RIDGE_OF_COURSES)))
+        ridge = _RIDGE_BESIDE_OTHERS if n_modes else _RIDGE_OF_COURSES
+        self.log_ridge = nn.Parameter(torch.full((repetitions,), math.log(ridge)))
+        if n_modes:
+            self.register_buffer("modes", torch.zeros(n_modes, n_voxels))
+            self.log_volumes = nn.Parameter(torch.tensor(math.log(_VOLUMES_OF_OTHERS)))
+        else:
+            self.log_noise = nn.Parameter(torch.full((repetitions,), math.log(_NOISE)))
 
-    def set_prior(self, group: Tensor, mean: Tensor, spread: Tensor) -> None:
-        """Group maps, mean and spread of the participants' own maps, all (K, V)."""
+    def set_prior(
+        self, group: Tensor, mean: Tensor, spread: Tensor, modes: Tensor | None = None
+    ) -> None:
+        """Group maps, mean and spread of the participants' own maps, all (K, V).
+
+        And the modes (M, V) of the participants' volumes, M at most as many as there are: the sum
+        of their outer products is the covariance (V, V) of a volume.
+        """
         self.group.copy_(group)
         self.mean.copy_(mean)
         self.spread.copy_(spread)
+        if self.n_modes:
+            if modes is None:
+                raise ValueError("a network with modes is given them with its prior")
+            self.modes.zero_()
+            self.modes[: len(modes)] = modes
 
     def set_error(self, lengths: Tensor, factors: Tensor, degrees: float) -> None:
         """What :func:`bids_fbn.models.udr_error.find_error` found: (3,), (3, 4) and a number."""
@@ -260,7 +283,8 @@ class UnrolledDualRegression(nn.Module):
         Parameters
         ----------
         trust : Tensor (B, K, V)
-            0 to 1, that the raw map counted by.
+            0 to 1, that the raw map counted by; beside modes, the stretch's share of the variance
+            of a network's course.
         noise : Tensor (B, K, 1)
             Variance.
         size : Tensor (B, K, 1)
@@ -322,13 +346,62 @@ class UnrolledDualRegression(nn.Module):
         maps = self.group.expand(len(volumes), -1, -1)
         raw = _raw_courses(volumes, maps, weights)
         size = self._size_of(raw)
-        mean, variance = size * self.mean, (size * self.spread).square()
-        for number, (log_noise, log_ridge) in enumerate(
-            zip(self.log_noise, self.log_ridge, strict=True)
-        ):
-            courses = _standardised(raw if number == 0 else _raw_courses(volumes, maps, weights))
-            own, noise = fit_maps(volumes, courses, log_ridge.exp())
-            noise = (noise * log_noise.exp())[:, :, None]
-            trust = variance / (variance + noise)
-            maps = (mean + trust * (own - mean)) * weights
+        for number, log_ridge in enumerate(self.log_ridge):
+            raw = raw if number == 0 else _raw_courses(volumes, maps, weights)
+            courses, ridge = _standardised(raw), log_ridge.exp()
+            if self.n_modes:
+                own, trust, noise = self._beside_modes(volumes, maps, weights, raw, ridge)
+            else:
+                own, noise = fit_maps(volumes, courses, ridge)
+                noise = (noise * self.log_noise[number].exp())[:, :, None]
+                mean, variance = size * self.mean, (size * self.spread).square()
+                trust = variance / (variance + noise)
+                own = mean + trust * (own - mean)
+            maps = own * weights
         return maps, courses, trust, noise, size
+
+    def _beside_modes(
+        self, volumes: Tensor, maps: Tensor, weights: Tensor, raw: Tensor, ridge: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Ridge regression of every voxel on the courses in the stretch and in the modes at once.
+
+        Parameters
+        ----------
+        volumes : Tensor (B, T, V)
+        maps : Tensor (B, K, V)
+            That the courses are of.
+        weights : Tensor (B, 1, V)
+        raw : Tensor (B, T, K)
+            Courses in units of the maps.
+        ridge : Tensor
+
+        Returns
+        -------
+        own : Tensor (B, K, V)
+            For one standard deviation of the course over the stretch.
+        trust : Tensor (B, K, V)
+        noise : Tensor (B, K, 1)
+            Of maps of the stretch alone.
+        """
+        n_volumes, size = raw.shape[1:]
+        n_others = self.log_volumes.exp()
+        total = n_volumes + n_others
+        volumes = volumes - volumes.mean(dim=1, keepdim=True)
+        if len(maps) > 1 and (maps == maps[:1]).all() and (weights == weights[:1]).all():
+            maps, weights = maps[:1], weights[:1]
+        centred = _without_mean(maps, weights)
+        in_modes = _solve(centred @ centred.mT, centred @ self.modes.T).mT
+        here, there = raw.square().sum(dim=1), n_others * in_modes.square().sum(dim=1)
+        unit = ((here + there) / total).sqrt().clamp_min(1e-12)[:, None]
+        courses, in_modes = raw / unit, in_modes / unit
+        gram = (courses.mT @ courses + n_others * in_modes.mT @ in_modes) / total
+        gram = gram + ridge * torch.eye(size, dtype=gram.dtype, device=gram.device)
+        products = courses.mT @ volumes + n_others * (in_modes.mT @ self.modes) * weights
+        own = _solve(gram, products / total)
+        residual = (volumes - courses @ own).square().sum(dim=(1, 2))
+        voxels = weights.sum(dim=(1, 2)).clamp_min(1)
+        precision = torch.linalg.inv(gram).diagonal(dim1=-2, dim2=-1)
+        noise = (residual / (n_volumes * voxels))[:, None] * precision / n_volumes
+        of_stretch = (here / n_volumes).sqrt() / unit[:, 0]
+        trust = (here / (here + there).clamp_min(1e-12))[:, :, None].expand_as(own)
+        return own * of_stretch[:, :, None], trust, (noise * of_stretch**2)[:, :, None]
