@@ -11,9 +11,9 @@ that are not: ICA and dictionary learning of the same volumes and, with --seeds,
 trained on them, whose maps are then matched one to one to the group maps by |r|. Their training is
 most of the time and knows nothing of the networks: with --keep DIR another call finds it there.
 
-With --untrained no UDR is trained, and shrinkage is shown by how often courses and maps are fitted
-to each other, by how much more noise there is taken to be than if volumes were independent, and
-with and without a ridge.
+With --untrained no UDR is trained. It is shown by how often courses and maps are fitted to each
+other and for how many volumes those of others count; and shrinkage likewise, by how much more
+noise there is taken to be than if volumes were independent, and with and without a ridge.
 
 With --figure the maps of one network in four participants are drawn, of the first fold.
 
@@ -80,6 +80,8 @@ SEEDS = ("stca", "scaae")
 # Of shrinkage, with --untrained; the ridge as a share of the mean square of a course.
 REPETITIONS, NOISES = (1, 2, 3), (1.0, 2.0, 4.0)
 RIDGES = (1e-3, 0.15)
+# Volumes that those of others count for.
+OTHERS = (15, 30, 60, 120)
 # Of a stretch, a window of STCA at most: the rest is what there is to train on.
 WINDOW = 2 / 3
 
@@ -110,11 +112,17 @@ def told(model: UDR, *, untrained: bool) -> Mapping[str, Maker]:
         "template ICA": by_em,
     }
     if untrained:
-        settings = itertools.product(REPETITIONS, NOISES, RIDGES)
-        return shown | {
-            f"shrinkage, {r} x, noise x {f:g}, ridge {a:g}": shrinkage(model, r, f, a)
-            for r, f, a in settings
-        }
+        return (
+            shown
+            | {
+                f"beside others, {r} x, as {n} volumes": beside_others(model, r, n)
+                for r, n in itertools.product(REPETITIONS, OTHERS)
+            }
+            | {
+                f"shrinkage, {r} x, noise x {f:g}, ridge {a:g}": shrinkage(model, r, f, a)
+                for r, f, a in itertools.product(REPETITIONS, NOISES, RIDGES)
+            }
+        )
     return shown | {
         "shrinkage": shrinkage(model),
         "udr": lambda volumes: model.network(volumes)[0],
@@ -129,6 +137,15 @@ def shrinkage(
     network.set_prior(model.network.group, model.network.mean, model.network.spread)
     torch.nn.init.constant_(network.log_noise, math.log(noise))
     torch.nn.init.constant_(network.log_ridge, math.log(ridge))
+    return lambda volumes: network(volumes)[0]
+
+
+def beside_others(model: UDR, repetitions: int, n_volumes: float) -> Maker:
+    """UDR with nothing learned: volumes of others count for as many as is given."""
+    modes = model.network.modes
+    network = UnrolledDualRegression(*model.network.group.shape, repetitions, len(modes))
+    network.set_prior(model.network.group, model.network.mean, model.network.spread, modes)
+    torch.nn.init.constant_(network.log_volumes, math.log(n_volumes))
     return lambda volumes: network(volumes)[0]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -74,22 +74,27 @@ def model_of(grid: Grid, **changes: object) -> UDR:
     return UDR(recipe, "test", grid, networks=templates.networks, templates=templates)
 
 
-def model_of_components(grid: Grid, n_components: int = 3) -> UDR:
-    return UDR(replace(RECIPE, components=n_components), "test", grid)
+def model_of_components(grid: Grid, n_components: int = 3, **changes: object) -> UDR:
+    return UDR(replace(RECIPE, components=n_components, **changes), "test", grid)
 
 
 def tensor(values: np.ndarray) -> Tensor:
     return torch.from_numpy(np.asarray(values, dtype=np.float32))
 
 
-@pytest.fixture(scope="module")
-def trained(ball_grid: Grid) -> UDR:
-    return model_of(ball_grid).fit(runs_of(ball_grid, 8), CPU, seed=1)
+# With a prior on the maps, and on the volumes.
+both_priors = pytest.fixture(scope="module", params=[0, 30], ids=["shrunk", "beside modes"])
 
 
-@pytest.fixture(scope="module")
-def of_components(ball_grid: Grid) -> UDR:
-    return model_of_components(ball_grid).fit(runs_of(ball_grid, 8, width=NARROW), CPU, seed=1)
+@both_priors
+def trained(ball_grid: Grid, request: pytest.FixtureRequest) -> UDR:
+    return model_of(ball_grid, modes=request.param).fit(runs_of(ball_grid, 8), CPU, seed=1)
+
+
+@both_priors
+def of_components(ball_grid: Grid, request: pytest.FixtureRequest) -> UDR:
+    model = model_of_components(ball_grid, modes=request.param)
+    return model.fit(runs_of(ball_grid, 8, width=NARROW), CPU, seed=1)
 
 
 def similarity(maps: np.ndarray, truth: np.ndarray) -> float:
@@ -122,6 +127,72 @@ def test_once_more_is_to_fit_courses_to_the_maps_of_the_first_time(ball_grid: Gr
     torch.testing.assert_close(courses, refitted)
     # And they are not those of the group maps any longer.
     assert not torch.allclose(maps, first, atol=1e-3)
+
+
+def test_modes_are_volumes_beside_those_of_the_stretch(ball_grid: Grid) -> None:
+    rng = np.random.default_rng(2)
+    network = model_of(ball_grid, modes=6).network
+    group = zscore_maps(templates_of(ball_grid).maps)
+    modes = rng.standard_normal((6, ball_grid.n_voxels))
+    (run,) = runs_of(ball_grid, 1)
+    own = np.asarray(run.data[:40]) - run.data[:40].mean(axis=0)
+    network.set_prior(*map(tensor, (group, group, np.ones_like(group), modes)))
+    for n_others in (1e-6, 25.0):
+        torch.nn.init.constant_(network.log_volumes, np.log(n_others))
+        with torch.no_grad():
+            maps, courses = network(tensor(own)[None])
+        volumes = np.concatenate([own, np.sqrt(n_others) * modes])
+        centred = group - group.mean(axis=1, keepdims=True)
+        together = volumes @ np.linalg.pinv(centred)
+        by_hand = np.linalg.lstsq(together, volumes, rcond=None)[0]
+        by_hand *= together[:40].std(axis=0)[:, None]
+        np.testing.assert_allclose(maps[0].numpy(), by_hand, atol=5e-3)
+        if n_others < 1:
+            plain, _ = fit_maps(tensor(own)[None], courses, 0.0)
+            torch.testing.assert_close(maps, plain, atol=1e-3, rtol=1e-3)
+
+
+def test_modes_hold_what_volumes_have_in_common(ball_grid: Grid) -> None:
+    runs = runs_of(ball_grid, 5, n_volumes=60, noise=0.1)
+    # A voxel that a run does not cover has the covariance that it has in the others.
+    covered = np.arange(ball_grid.n_voxels) > 50
+    runs[0] = replace(runs[0], covered=covered, data=runs[0].data * covered)
+    group = zscore_maps(templates_of(ball_grid).maps)
+    *_, every = _prior(runs, group, 300)
+    *_, few = _prior(runs, group, 8)
+    assert (every.shape[0], few.shape[0]) == (300, 8)
+    assert len(_prior(runs, group)) == 2
+    own = [run.data - run.data.mean(axis=0) for run in runs]
+    expected = np.mean([volumes.T @ volumes / 60 for volumes in own], axis=0)
+    there = np.where(covered, 1, np.sqrt(5 / 4))
+    expected *= there[:, None] * there
+    np.testing.assert_allclose(every.T @ every, expected, atol=0.02)
+    # Three networks, a little elsewhere in each of five people.
+    share = (few**2).sum() / np.trace(expected)
+    assert 0.9 < share < 1
+    assert (few**2).sum() > 0.99 * np.linalg.eigvalsh(expected)[-8:].sum()
+
+
+def test_one_participant_has_no_others(ball_grid: Grid, tmp_path: Path) -> None:
+    first = runs_of(ball_grid, 1)
+    again = [*first, replace(first[0], name="sub-00_task-rest_run-2")]
+    for runs in (first, again):
+        alone = model_of(ball_grid, modes=10).fit(runs, CPU, seed=1)
+        plain = model_of(ball_grid).fit(runs, CPU, seed=1)
+        maps = all_maps(alone, first[0], stride=30)
+        for step, expected in all_maps(plain, first[0], stride=30).items():
+            np.testing.assert_array_equal(maps[step], expected)
+    # Nor does the card claim any.
+    alone.save(tmp_path / "model.safetensors")
+    loaded = models.load(tmp_path / "model.safetensors", ball_grid)
+    assert loaded.recipe.modes == 0
+
+
+def test_modes_come_with_the_prior(ball_grid: Grid) -> None:
+    network = model_of(ball_grid, modes=6).network
+    group = tensor(templates_of(ball_grid).maps)
+    with pytest.raises(ValueError, match="modes"):
+        network.set_prior(group, group, group)
 
 
 def test_nothing_of_it_is_said_to_be_in_bf16(ball_grid: Grid) -> None:
@@ -204,7 +275,7 @@ def test_its_maps_are_nearer_the_truth_than_those_of_dual_regression(
 def test_training_explains_more_of_other_volumes(ball_grid: Grid, trained: UDR) -> None:
     curve = trained.training["LossCurve"]["Loss"]
     assert np.mean(curve[-6:]) < np.mean(curve[:6])
-    untrained = model_of(ball_grid)
+    untrained = model_of(ball_grid, modes=trained.recipe.modes)
     runs = runs_of(ball_grid, 12)
     untrained._n_training = 8
     untrained.prepare(runs[:8], 1)
@@ -448,6 +519,31 @@ def test_the_methods_text_says_what_it_starts_from(components: int | None) -> No
         ("from the templates" in text) == ("Courses of the networks" in text) == (not components)
     )
     assert ("instead its coherence" in held_against) == (not components)
+
+
+def test_the_methods_text_says_what_its_prior_is(
+    ball_grid: Grid, trained: UDR, of_components: UDR
+) -> None:
+    for model in (trained, of_components):
+        facts = {"Method": "udr", "Recipe": asdict(model.recipe)}
+        config = Config.from_options({"bids_dir": Path(), "output_dir": Path(), "model": ("udr",)})
+        text = methods_models.networks(config, [facts])
+        beside = bool(model.recipe.modes)
+        assert ("the 30 leading modes" in text) == ("@Ledoit2004" in text) == beside
+        assert ("shrinks the maps towards" in text) == ("@Mejia2020" in text) == (not beside)
+        assert "fitted to each other" not in text
+    twice = {**facts, "Recipe": {**facts["Recipe"], "modes": 40, "repetitions": 2}}
+    assert "to each other 2 times, with the 40" in methods_models.networks(config, [twice])
+
+
+def test_components_beside_others_are_fitted_twice(ball_grid: Grid) -> None:
+    of_networks = UDR.recipe_from(ModelOptions(model=("udr",)))
+    assert (of_networks.modes, of_networks.repetitions) == (100, 1)
+    many = UDR.recipe_from(ModelOptions(model=("udr",), components=70))
+    assert (many.modes, many.repetitions) == (140, 2)
+    alone = model_of_components(ball_grid, modes=10, repetitions=2)
+    alone.fit(runs_of(ball_grid, 1, width=NARROW), CPU)
+    assert (alone.recipe.modes, alone.recipe.repetitions) == (0, 1)
 
 
 def test_maps_are_of_the_size_that_a_network_has_in_the_stretch(

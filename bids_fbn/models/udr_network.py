@@ -37,7 +37,7 @@ _LEAST_SIZE = 1e-3
 # volumes that are independent in time, and the ridge as a share of the mean square of a course.
 _NOISE, _RIDGE_OF_COURSES = 1.0, 0.15
 # The same of a network with volumes of others: how many these count for.
-_VOLUMES_OF_OTHERS, _RIDGE_BESIDE_OTHERS = 40.0, 0.05
+_VOLUMES_OF_OTHERS = 40.0
 
 
 def _solve(gram: Tensor, values: Tensor) -> Tensor:
@@ -168,8 +168,8 @@ class UnrolledDualRegression(nn.Module):
     n_networks, n_voxels : int
         K and V.
     repetitions : int
-        How often courses and maps are fitted to each other; each learns the ridge with which the
-        maps are fitted and, without modes, a factor of their noise.
+        How often courses and maps are fitted to each other. Without modes each learns a factor of
+        the noise of its raw maps and the ridge with which they are fitted.
     n_modes : int
         Of the volumes of other participants, which are joined to those of a stretch: how many
         volumes these count for is learned. Without any (0) the maps are shrunk.
@@ -193,13 +193,12 @@ class UnrolledDualRegression(nn.Module):
         self.register_buffer("error_lengths", torch.ones(N_LENGTHS))
         self.register_buffer("error_factors", torch.tensor([_NORMAL_MODEL] * N_LENGTHS))
         self.register_buffer("error_degrees", torch.tensor(math.inf))
-        ridge = _RIDGE_BESIDE_OTHERS if n_modes else _RIDGE_OF_COURSES
-        self.log_ridge = nn.Parameter(torch.full((repetitions,), math.log(ridge)))
         if n_modes:
             self.register_buffer("modes", torch.zeros(n_modes, n_voxels))
             self.log_volumes = nn.Parameter(torch.tensor(math.log(_VOLUMES_OF_OTHERS)))
         else:
             self.log_noise = nn.Parameter(torch.full((repetitions,), math.log(_NOISE)))
+            self.log_ridge = nn.Parameter(torch.full((repetitions,), math.log(_RIDGE_OF_COURSES)))
 
     def set_prior(
         self, group: Tensor, mean: Tensor, spread: Tensor, modes: Tensor | None = None
@@ -300,7 +299,8 @@ class UnrolledDualRegression(nn.Module):
             [
                 trust.square() * noise,
                 lost * (size * self.spread).square(),
-                lost * expected,
+                # Beside modes all of a map is at that size.
+                expected if self.n_modes else lost * expected,
                 others,
             ],
             dim=1,
@@ -346,13 +346,13 @@ class UnrolledDualRegression(nn.Module):
         maps = self.group.expand(len(volumes), -1, -1)
         raw = _raw_courses(volumes, maps, weights)
         size = self._size_of(raw)
-        for number, log_ridge in enumerate(self.log_ridge):
+        for number in range(self.repetitions):
             raw = raw if number == 0 else _raw_courses(volumes, maps, weights)
-            courses, ridge = _standardised(raw), log_ridge.exp()
+            courses = _standardised(raw)
             if self.n_modes:
-                own, trust, noise = self._beside_modes(volumes, maps, weights, raw, ridge)
+                own, trust, noise = self._beside_modes(volumes, maps, weights, raw)
             else:
-                own, noise = fit_maps(volumes, courses, ridge)
+                own, noise = fit_maps(volumes, courses, self.log_ridge[number].exp())
                 noise = (noise * self.log_noise[number].exp())[:, :, None]
                 mean, variance = size * self.mean, (size * self.spread).square()
                 trust = variance / (variance + noise)
@@ -361,9 +361,9 @@ class UnrolledDualRegression(nn.Module):
         return maps, courses, trust, noise, size
 
     def _beside_modes(
-        self, volumes: Tensor, maps: Tensor, weights: Tensor, raw: Tensor, ridge: Tensor
+        self, volumes: Tensor, maps: Tensor, weights: Tensor, raw: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Ridge regression of every voxel on the courses in the stretch and in the modes at once.
+        """Least squares of every voxel on the courses in the stretch and in the modes at once.
 
         Parameters
         ----------
@@ -373,7 +373,6 @@ class UnrolledDualRegression(nn.Module):
         weights : Tensor (B, 1, V)
         raw : Tensor (B, T, K)
             Courses in units of the maps.
-        ridge : Tensor
 
         Returns
         -------
@@ -383,8 +382,7 @@ class UnrolledDualRegression(nn.Module):
         noise : Tensor (B, K, 1)
             Of maps of the stretch alone.
         """
-        n_volumes, size = raw.shape[1:]
-        n_others = self.log_volumes.exp()
+        n_volumes, n_others = raw.shape[1], self.log_volumes.exp()
         total = n_volumes + n_others
         volumes = volumes - volumes.mean(dim=1, keepdim=True)
         if len(maps) > 1 and (maps == maps[:1]).all() and (weights == weights[:1]).all():
@@ -395,13 +393,15 @@ class UnrolledDualRegression(nn.Module):
         unit = ((here + there) / total).sqrt().clamp_min(1e-12)[:, None]
         courses, in_modes = raw / unit, in_modes / unit
         gram = (courses.mT @ courses + n_others * in_modes.mT @ in_modes) / total
-        gram = gram + ridge * torch.eye(size, dtype=gram.dtype, device=gram.device)
         products = courses.mT @ volumes + n_others * (in_modes.mT @ self.modes) * weights
         own = _solve(gram, products / total)
         residual = (volumes - courses @ own).square().sum(dim=(1, 2))
         voxels = weights.sum(dim=(1, 2)).clamp_min(1)
-        precision = torch.linalg.inv(gram).diagonal(dim1=-2, dim2=-1)
-        noise = (residual / (n_volumes * voxels))[:, None] * precision / n_volumes
+        # What noise of the stretch alone comes to; the solver's little ridge is for a network that
+        # it does not cover, which has no course.
+        passed = _solve(gram, courses.mT).square().sum(dim=2) / total**2
+        noise = (residual / (n_volumes * voxels))[:, None] * passed
         of_stretch = (here / n_volumes).sqrt() / unit[:, 0]
-        trust = (here / (here + there).clamp_min(1e-12))[:, :, None].expand_as(own)
-        return own * of_stretch[:, :, None], trust, (noise * of_stretch**2)[:, :, None]
+        trust = (here / (here + there)).clamp_min(1e-6)
+        noise = noise * of_stretch**2 / trust**2
+        return own * of_stretch[:, :, None], trust[:, :, None].expand_as(own), noise[:, :, None]

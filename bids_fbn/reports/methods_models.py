@@ -32,13 +32,9 @@ _MODELS: Mapping[str, str] = {
     ),
     "udr": (
         "Unrolled dual regression is a model of bids_fbn. In each window of {window} it applies "
-        "dual regression [@Nickerson2017] from {start}, and shrinks the maps towards what the "
-        "participants' maps have in common, at the size that each network has in the window, by a "
-        "spread over participants from which noise is taken out, as template ICA has it "
-        "[@Mejia2020]; the ridge of its regression and a factor "
-        "of the noise are learned. It gives a map of each of {candidates} {kind}. They resemble "
-        "what they start from whatever the data, so they are no independent evidence that a "
-        "network exists.{courses}"
+        "dual regression [@Nickerson2017] from {start}, {prior}. It gives a map of each of "
+        "{candidates} {kind}. They resemble what they start from whatever the data, so they are "
+        "no independent evidence that a network exists.{courses}"
     ),
     "untrained-stca": (
         "Untrained STCA is the network of STCA [@Liu2023stca; @Liu2024stca], on a window of "
@@ -88,6 +84,17 @@ _TEMPLATES = {
     "kind": "networks",
     "courses": " Courses of the networks are those of dual regression, over the run.",
 }
+_SHRUNK = (
+    "and shrinks the maps towards what the participants' maps have in common, at the size that "
+    "each network has in the window, by a spread over participants from which noise is taken out, "
+    "as template ICA has it [@Mejia2020]; the ridge of its regression and a factor of the noise "
+    "are learned"
+)
+_BESIDE_MODES = (
+    "{times}with the {modes} leading modes of the volumes of the participants that it was trained "
+    "on beside the volumes of the window, which shrinks the window's covariance towards theirs "
+    "[@Ledoit2004]; how many volumes the modes count for is learned"
+)
 _COMPONENTS = {
     "start": (
         "the maps of a group ICA [@Beckmann2004] of the runs that it was trained on, each turned "
@@ -174,7 +181,9 @@ def _model(name: str, done: Sequence[Mapping[str, Any]], config: Config) -> str:
     kind = first_fact(done, "Candidates") or config.models.candidates
     n_components = first_fact(done, "Recipe", "components") or config.models.components
     margin = first_fact(done, "Recipe", "margin")
-    started = (_COMPONENTS if n_components else _TEMPLATES) if name == "udr" else {}
+    started: dict[str, str] = {}
+    if name == "udr":
+        started = (_COMPONENTS if n_components else _TEMPLATES) | {"prior": _prior(done)}
     parts = [
         words.format(
             window=f"{window} volumes" if window else "volumes",
@@ -190,6 +199,15 @@ def _model(name: str, done: Sequence[Mapping[str, Any]], config: Config) -> str:
         _training(name, done) if name in TRAINED else _source(name, done),
     ]
     return " ".join(part for part in parts if part)
+
+
+def _prior(done: Sequence[Mapping[str, Any]]) -> str:
+    """What unrolled dual regression has beside the volumes of a window."""
+    modes, times = (first_fact(done, "Recipe", key) for key in ("modes", "repetitions"))
+    if not modes:
+        return _SHRUNK
+    repeated = f"courses and maps fitted to each other {times} times, " if times > 1 else ""
+    return _BESIDE_MODES.format(modes=modes, times=repeated)
 
 
 def _preset(preset: str) -> str:
