@@ -380,13 +380,13 @@ class Config(_Section):
 
     def tests_change(self, model: str) -> bool:
         """Whether surrogates, as they are used, say anything of change over time by a model."""
-        return model not in REFIT_FOR_CHANGE or not self._of_the_run(model)
+        return model not in REFIT_FOR_CHANGE or not self.of_the_run(model)
 
     def searched_apart(self, model: str) -> bool:
         """Whether a model is trained on one half of a run to be searched in the other."""
-        return model in SEARCHED_APART and self._of_the_run(model)
+        return model in SEARCHED_APART and self.of_the_run(model)
 
-    def _of_the_run(self, model: str) -> bool:
+    def of_the_run(self, model: str) -> bool:
         """Whether surrogates of a run get the model that was fitted to the run."""
         return not (self.nulls.refit_surrogates or self.models.weighted(model))
 

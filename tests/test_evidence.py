@@ -13,9 +13,9 @@ import torch
 from small_models import CPU, small
 
 from bids_fbn import evidence, models
-from bids_fbn.config import MODELS, Config, ModelOptions
+from bids_fbn.config import MODELS, Config, ModelOptions, NullOptions
 from bids_fbn.evaluation.assess import fitted
-from bids_fbn.evidence import Method, dynamic_evidence, half_evidence, network_evidence
+from bids_fbn.evidence import Method, dynamic_evidence, half_evidence, network_evidence, weigh
 from bids_fbn.networks.courses import Coherence
 from bids_fbn.networks.maps import SupportRule
 from bids_fbn.networks.states import StateRule
@@ -189,9 +189,56 @@ def test_what_is_searched_apart(tmp_path: Path) -> None:
     assert not apart("scaae", refit_surrogates=True)
     (tmp_path / "weights.json").write_text('{"Model": "scaae"}')
     assert not apart("scaae", weights=(tmp_path / "weights.pt",))
-    config = Config.from_options({"bids_dir": Path(), "output_dir": Path(), "model": MODELS})
+    given = {"bids_dir": Path(), "output_dir": Path()}
+    config = Config.from_options({**given, "model": MODELS})
     text = methods_evidence.weighing(config, [], None)
     assert "scaae was trained on either half of a run anew" in text
+    assert "What stca, stcnn and udr learned is of the whole run" in text
+    without = {**given, "model": ("scaae", "ica"), "n_surrogates": 0, "n_surrogate_maps": 0}
+    text = methods_evidence.weighing(Config.from_options(without), [], None)
+    assert "anew" not in text
+    assert "What scaae learned is of the whole run" in text
+
+
+def test_halves_are_trained_once_for_search_and_scores(
+    ball_grid: Grid, templates: TemplateSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_of(ball_grid, 60)
+    method = method_of("scaae", run, templates, sloppy=True, epochs=1)
+    fitted: list[list[int]] = []
+    fit = type(method.model).fit
+
+    def noting(self: Any, runs: list[Signals], *more: Any) -> Any:
+        fitted.append(runs[0].kept.tolist())
+        assert more[-1] is not None  # where how far it is trained is kept
+        return fit(self, runs, *more)
+
+    monkeypatch.setattr(type(method.model), "fit", noting)
+    networks, _ = method.networks(method.model, run)
+    courses = method.courses(networks, run)
+
+    def scores(searched_apart: bool, n_surrogates: int) -> pd.DataFrame:
+        fitted.clear()
+        rows = weigh(
+            replace(method, searched_apart=searched_apart),
+            run,
+            networks,
+            courses,
+            NullOptions(n_surrogates=n_surrogates, n_surrogate_maps=0),
+            store=tmp_path / "kept",
+        )
+        assert not list((tmp_path / "kept").glob("*.checkpoint*"))
+        return rows[rows["measure"] == "iou_other_half"].set_index("network")["observed"]
+
+    apart = scores(True, 1)
+    assert len(fitted) == 2
+    assert not set(fitted[0]) & set(fitted[1])
+    seen_both = scores(False, 1)
+    assert fitted == []
+    assert (apart != seen_both).any()
+    # Nothing is trained where nothing is held against anything.
+    pd.testing.assert_series_equal(scores(True, 0), seen_both)
+    assert fitted == []
 
 
 def test_networks_whose_maps_are_given_stand_by_coherence(

@@ -48,6 +48,9 @@ _SCALES = np.geomspace(0.5, 2, 141)
 # Of standard deviations: for what is wrong in the same way in all participants, which runs drawn
 # from what was found in them do not show. Found where the truth is known (docs/udr.md).
 COMMON = 1.15
+# Beside modes most of that is in proportion to the map, by this share of it.
+COMMON_BESIDE_MODES = 0.8, 0.12
+OF_MAP = 2  # of the parts
 # Of the mean squared error: no voxel counts as if less were expected of it.
 _LEAST_EXPECTED = 0.05
 
@@ -96,6 +99,11 @@ def draw_run(network: UnrolledDualRegression, run: Signals, seed: Sequence[int])
     chance = np.random.default_rng(list(seed))
     volumes = torch.from_numpy(run.rows(0, run.n_kept))[None].to(network.group.device)
     maps, spread, courses = network.estimate(volumes)
+    if network.n_modes:
+        # The volumes of others count for as many as helps, which says little of how far people
+        # differ: noise that is left of these is none of it.
+        _, parts = network.maps_and_parts(volumes)
+        spread = parts[:, 1].sqrt()
     half = run.n_kept // 2
     first, second = (
         fit_maps(volumes[:, rows], courses[:, rows], 0.0)[0]
@@ -194,7 +202,10 @@ def find_error(
     degrees, scales = _scales(
         [_away(sampled[at], own) for at, own in zip(known, factors, strict=True)]
     )
-    scaled = [own * (COMMON * scale) ** 2 for own, scale in zip(factors, scales, strict=True)]
+    common, of_map = COMMON_BESIDE_MODES if network.n_modes else (COMMON, 0.0)
+    scaled = [own * (common * scale) ** 2 for own, scale in zip(factors, scales, strict=True)]
+    for own in scaled:
+        own[OF_MAP] += of_map**2
     missing = N_LENGTHS - len(known)
     of_lengths = [lengths[at] for at in known]
     return (

@@ -397,10 +397,10 @@ class UnrolledDualRegression(nn.Module):
         own = _solve(gram, products / total)
         residual = (volumes - courses @ own).square().sum(dim=(1, 2))
         voxels = weights.sum(dim=(1, 2)).clamp_min(1)
-        # What noise of the stretch alone comes to; the solver's little ridge is for a network that
-        # it does not cover, which has no course.
-        passed = _solve(gram, courses.mT).square().sum(dim=2) / total**2
-        noise = (residual / (n_volumes * voxels))[:, None] * passed
+        # Of all volumes, as if those of others were as noisy; the solver's little ridge is for a
+        # network that the stretch does not cover, which has no course.
+        precision = _solve(gram, torch.eye(gram.shape[-1]).to(gram)).diagonal(dim1=-2, dim2=-1)
+        noise = (residual / (n_volumes * voxels))[:, None] * precision / total
         of_stretch = (here / n_volumes).sqrt() / unit[:, 0]
         trust = (here / (here + there)).clamp_min(1e-6)
         noise = noise * of_stretch**2 / trust**2

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bids_fbn.config import BASELINES, GIVEN_MAPS, Config
+from bids_fbn.config import BASELINES, GIVEN_MAPS, TRAINED, Config
 from bids_fbn.networks.budget import GAP
 from bids_fbn.reports.templating import listed
 
@@ -44,7 +44,7 @@ def weighing(
     # Of weights that were given only the results know what they are of.
     unnamed = {facts["Method"] for facts in done if facts.get("Candidates") == "components"}
     told = [name for name in models if config.models.told(name) and name not in unnamed]
-    parts = [_networks(config, models, told), _halves()]
+    parts = [_networks(config, models, told), _halves(config, models)]
     if over_time:
         parts.append(_dynamics(config, list(models)))
     if surrogates is None:
@@ -135,13 +135,23 @@ def _networks(config: Config, models: Sequence[str], told: Sequence[str]) -> str
     return " ".join([*sentences, repeated, p])
 
 
-def _halves() -> str:
+def _halves(config: Config, models: Sequence[str]) -> str:
+    nulls = config.nulls
+    held_against = bool(nulls.n_surrogates or nulls.n_surrogate_maps)
+    both = [
+        name
+        for name in models
+        if name in TRAINED
+        and config.of_the_run(name)
+        and not (held_against and config.searched_apart(name))
+    ]
+    seen = f" What {listed(both)} learned is of the whole run, both halves of it." if both else ""
     return (
         f"Each run was also cut in two halves, {GAP} volumes apart. Maps were chosen in one half "
         "in the same way; the map of the other half most similar to the chosen one (|r| over "
         "voxels, no template) was held against the template. So was the share of the variance of "
         "one half that the maps of the other explain, by least squares. Both are means of both "
-        "ways."
+        f"ways.{seen}"
     )
 
 
