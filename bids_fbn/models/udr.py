@@ -478,7 +478,7 @@ class _Modes:
     """
 
     def __init__(self, n: int, n_voxels: int) -> None:
-        self._n, self._runs = n, 0
+        self._n = n
         self._modes = np.zeros((0, n_voxels), dtype=np.float32)
         self._seen = np.zeros(n_voxels)
 
@@ -488,7 +488,6 @@ class _Modes:
         both = np.concatenate([self._modes, volumes])
         _, vectors = np.linalg.eigh((both @ both.T).astype(float))
         self._modes = vectors[:, -self._n :].T.astype(np.float32) @ both
-        self._runs += 1
         self._seen += run.covered
 
     def found(self) -> np.ndarray:
