@@ -413,7 +413,7 @@ def test_dynamics_of_a_run_that_has_some(ball_grid: Grid, templates: TemplateSet
     # Candidates that follow the window's covariance: its first components.
     method = method_of("pca", run, templates, window=20, channels=2)
     networks, _ = method.networks(method.model, run)
-    rows = table(dynamic_evidence(method, run, networks, 39, "phase"))
+    rows = table(dynamic_evidence(method, run, networks, 99, "phase"))
     assert set(rows["claim"]) == {"dynamics"}
     whole = rows[rows["network"] == "all"].set_index("measure")
     assert whole.loc["iou_variation", "p_corrected"] < 0.05

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.linalg import solve_discrete_lyapunov
 from scipy.signal import lfilter
+from threadpoolctl import threadpool_limits
 
 from bids_fbn.nulls.fields import estimate_smoothness
 from bids_fbn.nulls.series import (
@@ -127,6 +128,18 @@ def test_var_surrogates_keep_the_covariances_of_components(ball_grid: Grid) -> N
     mean = np.mean([covariances(s) for s in surrogate_runs(run, "var", 60, 1)], axis=0)
     own = covariances(run)
     assert np.abs(mean - own).max() < 0.1 * own.max()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_surrogates_are_the_same_whatever_the_threads(
+    ball_grid: Grid, kind: SurrogateKind
+) -> None:
+    run = two_regions(ball_grid, 200, seed=3)
+    drawn = []
+    for threads in (1, 2):
+        with threadpool_limits(threads, user_api="blas"):
+            drawn.append([surrogate.data for surrogate in surrogate_runs(run, kind, 2, seed=4)])
+    np.testing.assert_array_equal(*drawn)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -32,6 +32,7 @@ from typing import Literal
 import numpy as np
 from scipy.fft import irfft, rfft
 from scipy.linalg import circulant
+from threadpoolctl import threadpool_limits
 
 from bids_fbn.signal.signals import Signals
 
@@ -69,7 +70,7 @@ def surrogate_runs(
     """Surrogates of a run, one after the other.
 
     In memory are the run, the surrogate, and what the caller keeps. Surrogate i is the same
-    whatever `n` is.
+    whatever `n` is, and the number of threads.
 
     Parameters
     ----------
@@ -90,9 +91,14 @@ def surrogate_runs(
         As the run, but for `data`: (T, V) float32 in memory, z-scored over time in each covered
         voxel, 0 elsewhere.
     """
-    draw = _DRAWS[kind](signals)
+    # A sine and its cosine change as slowly as each other: which two waves come out of a matrix
+    # depends on the last digits, and these on the number of threads.
+    with threadpool_limits(1, user_api="blas"):
+        draw = _DRAWS[kind](signals)
     for child in np.random.SeedSequence(seed).spawn(n):
-        yield replace(signals, data=_zscored(draw(np.random.default_rng(child))))
+        with threadpool_limits(1, user_api="blas"):
+            data = _zscored(draw(np.random.default_rng(child)))
+        yield replace(signals, data=data)
 
 
 def slow_to_fast(left: np.ndarray) -> np.ndarray:
