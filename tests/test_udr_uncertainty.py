@@ -96,12 +96,12 @@ def test_intervals_hold_the_truth_as_often_as_they_say(
     assert np.mean(inside) == pytest.approx(nominal, abs=0.08)
 
 
-def test_more_volumes_make_it_surer(ball_grid: Grid) -> None:
-    # Not beside modes: a stretch of fewer volumes counts for less there, its noise too.
-    trained = model_of(ball_grid).fit(runs_of(ball_grid, 10), CPU, seed=1)
+def test_more_volumes_make_it_surer(ball_grid: Grid, trained: UDR) -> None:
     for run in runs_of(ball_grid, 13)[10:]:
         sds = [trained.effects_of(run, 0, stop, CPU)[1].mean() for stop in (15, 30, 60, 90)]
-        assert (np.diff(sds) < 0).all()
+        assert sds[-1] < sds[0]
+        # Beside modes a longer stretch also counts for more: not every step need be down.
+        assert trained.recipe.modes or (np.diff(sds) < 0).all()
 
 
 def test_it_is_in_the_units_of_the_map(ball_grid: Grid, trained: UDR) -> None:

@@ -98,12 +98,13 @@ def draw_run(network: UnrolledDualRegression, run: Signals, seed: Sequence[int])
     """
     chance = np.random.default_rng(list(seed))
     volumes = torch.from_numpy(run.rows(0, run.n_kept))[None].to(network.group.device)
-    maps, spread, courses = network.estimate(volumes)
     if network.n_modes:
         # The volumes of others count for as many as helps, which says little of how far people
         # differ: noise that is left of these is none of it.
-        _, parts = network.maps_and_parts(volumes)
+        maps, parts, courses = network.maps_and_parts(volumes)
         spread = parts[:, 1].sqrt()
+    else:
+        maps, spread, courses = network.estimate(volumes)
     half = run.n_kept // 2
     first, second = (
         fit_maps(volumes[:, rows], courses[:, rows], 0.0)[0]
@@ -186,7 +187,7 @@ def find_error(
         for at, length in enumerate(lengths):
             for start, stop in stretches_of(len(data), length):
                 volumes = torch.from_numpy(data[start:stop])[None].to(device)
-                maps, of_maps = again.maps_and_parts(volumes)
+                maps, of_maps, _ = again.maps_and_parts(volumes)
                 true = run.maps_of(start, stop)
                 error = maps[0].cpu().numpy() - true
                 parts[at] = parts[at] + of_maps[0].cpu().numpy().astype(np.float64) * covered

@@ -267,10 +267,10 @@ class UnrolledDualRegression(nn.Module):
         variance = (parts * factors[:, None, None]).sum(dim=1)
         return maps, variance.sqrt() * covered_in(volumes), courses
 
-    def maps_and_parts(self, volumes: Tensor) -> tuple[Tensor, Tensor]:
-        """Maps (B, K, V) and the parts of the variance of their error, (B, 4, K, V)."""
-        maps, _, *sources = self._unrolled(volumes)
-        return maps, self.parts_of_error(*sources)
+    def maps_and_parts(self, volumes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Maps (B, K, V), the parts of the variance of their error (B, 4, K, V), and courses."""
+        maps, courses, *sources = self._unrolled(volumes)
+        return maps, self.parts_of_error(*sources), courses
 
     def parts_of_error(self, trust: Tensor, noise: Tensor, size: Tensor) -> Tensor:
         """What the variance of a map's error is the weighted sum of.
@@ -285,7 +285,7 @@ class UnrolledDualRegression(nn.Module):
             0 to 1, that the raw map counted by; beside modes, the stretch's share of the variance
             of a network's course.
         noise : Tensor (B, K, 1)
-            Variance.
+            Variance, of raw maps; beside modes of the maps.
         size : Tensor (B, K, 1)
             Of the networks in the stretch, see :meth:`size_in`.
 
@@ -297,7 +297,7 @@ class UnrolledDualRegression(nn.Module):
         others = expected.sum(dim=1, keepdim=True) - expected
         return torch.stack(
             [
-                trust.square() * noise,
+                noise.expand_as(trust) if self.n_modes else trust.square() * noise,
                 lost * (size * self.spread).square(),
                 # Beside modes all of a map is at that size.
                 expected if self.n_modes else lost * expected,
@@ -380,7 +380,7 @@ class UnrolledDualRegression(nn.Module):
             For one standard deviation of the course over the stretch.
         trust : Tensor (B, K, V)
         noise : Tensor (B, K, 1)
-            Of maps of the stretch alone.
+            Of `own`, as if volumes of others were as noisy.
         """
         n_volumes, n_others = raw.shape[1], self.log_volumes.exp()
         total = n_volumes + n_others
@@ -397,11 +397,10 @@ class UnrolledDualRegression(nn.Module):
         own = _solve(gram, products / total)
         residual = (volumes - courses @ own).square().sum(dim=(1, 2))
         voxels = weights.sum(dim=(1, 2)).clamp_min(1)
-        # Of all volumes, as if those of others were as noisy; the solver's little ridge is for a
-        # network that the stretch does not cover, which has no course.
+        # The solver's little ridge is for a network that is not covered, which has no course.
         precision = _solve(gram, torch.eye(gram.shape[-1]).to(gram)).diagonal(dim1=-2, dim2=-1)
         noise = (residual / (n_volumes * voxels))[:, None] * precision / total
         of_stretch = (here / n_volumes).sqrt() / unit[:, 0]
-        trust = (here / (here + there)).clamp_min(1e-6)
-        noise = noise * of_stretch**2 / trust**2
-        return own * of_stretch[:, :, None], trust[:, :, None].expand_as(own), noise[:, :, None]
+        noise = (noise * of_stretch**2)[:, :, None]
+        trust = (here / (here + there).clamp_min(1e-12))[:, :, None].expand_as(own)
+        return own * of_stretch[:, :, None], trust, noise

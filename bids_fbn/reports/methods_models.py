@@ -85,10 +85,10 @@ _TEMPLATES = {
     "courses": " Courses of the networks are those of dual regression, over the run.",
 }
 _SHRUNK = (
-    "and shrinks the maps towards what the participants' maps have in common, at the size that "
-    "each network has in the window, by a spread over participants from which noise is taken out, "
-    "as template ICA has it [@Mejia2020]; the ridge of its regression and a factor of the noise "
-    "are learned"
+    "and shrinks the maps towards a prior mean (what it starts from, or the mean of the maps of "
+    "several participants if it learned from such), at the size that each network has in the "
+    "window, by a spread from which noise is taken out, as template ICA has it [@Mejia2020]; the "
+    "ridge of its regression and a factor of the noise are learned"
 )
 _BESIDE_MODES = (
     "{times}with the {modes} leading modes of the volumes of the participants that it was trained "
