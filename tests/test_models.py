@@ -27,7 +27,7 @@ from bids_fbn import models
 from bids_fbn.config import ModelOptions
 from bids_fbn.errors import InputError
 from bids_fbn.models import inference
-from bids_fbn.models.blocks import crop_to, pad_to
+from bids_fbn.models.blocks import conv3d, crop_to, pad_to
 from bids_fbn.models.card import card_path, weights_hash
 from bids_fbn.models.compute import Compute, choose_compute
 from bids_fbn.models.neural import NeuralModel
@@ -236,6 +236,45 @@ def test_bf16_gives_the_same_maps(ball_grid: Grid, name: str) -> None:
     for step, maps in fine.items():
         for one, other in zip(maps, coarse[step], strict=True):
             assert np.corrcoef(one, other)[0, 1] > 0.99
+
+
+def _leave_in_memory(value: float) -> None:
+    """What is allocated next finds this where it does not write itself."""
+    blocks = [torch.full((10**power,), value) for power in (3, 4, 5, 6, 7) for _ in range(4)]
+    del blocks
+
+
+@pytest.mark.parametrize("groups", [1, 32])
+@pytest.mark.parametrize(
+    ("kernel", "shape"), [(3, (2, 2, 2)), (5, (2, 3, 2)), (5, (4, 6, 4)), (5, (6, 6, 6))]
+)
+def test_gradients_in_bf16_of_features_smaller_than_the_kernel(
+    kernel: int, shape: tuple[int, ...], groups: int
+) -> None:
+    torch.manual_seed(0)
+    layer = conv3d(32, 32, kernel, groups)
+    features = torch.randn(3, 32, *shape).bfloat16()
+    slope = torch.randn(3, 32, *shape)
+    wanted = torch.autograd.grad(layer(features.float()), list(layer.parameters()), slope)
+    for left in (0.0, 1e3, float("nan")):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            output = layer(features)
+        _leave_in_memory(left)
+        found = torch.autograd.grad(output, list(layer.parameters()), slope.to(output.dtype))
+        for one, other in zip(found, wanted, strict=True):
+            assert (one - other).norm() < 0.02 * other.norm()
+
+
+@pytest.mark.parametrize("name", ["stca", "scaae"])
+def test_training_in_bf16_does_not_depend_on_what_was_in_memory(
+    ball_grid: Grid, name: str
+) -> None:
+    trained = []
+    for left in (0.0, 1e3):
+        _leave_in_memory(left)
+        model = small(name, ball_grid, channels=32, epochs=1)
+        trained.append(model.fit([run_of(ball_grid)], Compute("cpu", "bf16")))
+    assert_same(*map(weights_of, trained))
 
 
 # --- weights ------------------------------------------------------------------------------------

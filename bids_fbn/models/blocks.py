@@ -43,9 +43,25 @@ def arranged(features: Tensor, channels: int) -> Tensor:
     return features.to(torch.get_autocast_dtype(device), memory_format=torch.channels_last_3d)
 
 
+class _Conv3d(nn.Conv3d):
+    """A convolution whose features, if they are smaller than the kernel, stay out of bf16.
+
+    There the CPU's kernels for bf16 (oneDNN with AVX-512) leave a part of the weights' gradient
+    unwritten: it is what lay in the memory before, NaN or 10¹⁸ as it comes, and some shapes end
+    the process. Coarse grids have such features where a network is deepest.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        device = features.device.type
+        if device == "cpu" and min(features.shape[2:]) < max(self.kernel_size):
+            with torch.autocast(device, enabled=False):
+                return super().forward(features.float())
+        return super().forward(features)
+
+
 def conv3d(inputs: int, outputs: int, kernel: int, groups: int = 1) -> nn.Conv3d:
     """Convolution that keeps the shape, zeros beyond the edge."""
-    return nn.Conv3d(inputs, outputs, kernel, padding=kernel // 2, groups=groups)
+    return _Conv3d(inputs, outputs, kernel, padding=kernel // 2, groups=groups)
 
 
 class ChannelAttention(nn.Module):
