@@ -72,7 +72,8 @@ def config_of(name: str, options: argparse.Namespace) -> Config:
             "surrogates": options.kind,
             "refit_surrogates": options.refit,
             "random_seed": options.seed,
-            **(small if trained else {}),
+            "weights": tuple(options.weights),
+            **(small if trained and not options.weights else {}),
         }
     )
 
@@ -194,6 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--claims", nargs="+", choices=["network", "dynamics"], default=["network", "dynamics"]
     )
+    parser.add_argument("--weights", nargs="+", type=Path, default=[], help="of models, if any")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--most", type=float, default=math.inf, help="fail above this share")
     parser.add_argument("--work", type=Path, help="keep the cleaned runs there")

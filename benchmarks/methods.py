@@ -152,6 +152,8 @@ def config_of(name: str, options: argparse.Namespace, *weights: Path) -> Config:
             **({"sloppy": True} if options.sloppy else {}),
             **({"window": options.window} if options.window else {}),
             **({"epochs": options.epochs} if options.epochs else {}),
+            # Weights know what they are of.
+            **({"components": options.components} if options.components and not weights else {}),
         }
     )
 
@@ -173,7 +175,8 @@ def row_of(
 
 def label(name: str, options: argparse.Namespace) -> str:
     """Name of a method in the tables."""
-    return f"{name}, shared" if options.folds and name in TRAINED else name
+    of = f" of {options.components}" if options.components and name == "udr" else ""
+    return f"{name}{of}, shared" if options.folds and name in TRAINED else f"{name}{of}"
 
 
 def shared_weights(
@@ -237,6 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--window", type=int, help="of models that can look at windows")
     parser.add_argument("--epochs", type=int, help="of models that are trained (by recipe)")
+    parser.add_argument("--components", type=int, help="of UDR, in the place of templates")
     parser.add_argument("--folds", type=int, default=0, help="one model for many participants")
     parser.add_argument("--stride", type=int, default=5)
     parser.add_argument("--surrogates", type=int, default=39)

@@ -217,6 +217,7 @@ def analyse(
     signals = Signals.load(folder)
     templates = load_templates(config.networks.templates, signals.grid)
     method = Method.of(model, config, templates, compute)
+    model = method.model
     steps = model.steps(signals, config.models.stride)
     dynamic = None
     if config.networks.save_dynamic_maps:
@@ -248,6 +249,7 @@ def analyse(
         "Box": list(model.box_shape),
         "Training": model.training,
         "TrainedOnThisRun": signals.name in model.training.get("Runs", []),
+        "MapsFoundInThisParticipant": model.found_in(signals),
         "InferenceDevice": compute.name,
         "InferencePrecision": model.inference.get("Precision", compute.precision),
         "PrecisionCheck": model.inference.get("PrecisionCheck"),

@@ -6,13 +6,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy.stats import skew
 from small_models import CPU, all_maps, one_line
 from torch import Tensor
 
-from bids_fbn import models
+from bids_fbn import evidence, models
 from bids_fbn.baselines.regression import dual_regression
 from bids_fbn.config import Config, ModelOptions
 from bids_fbn.errors import InputError, RunError
@@ -452,20 +453,85 @@ def test_components_need_no_templates_and_have_no_names(
     assert model_of(ball_grid).has_courses
 
 
-def test_components_are_searched_for_networks_in_either_sign(
-    ball_grid: Grid, of_components: UDR
-) -> None:
-    config = Config.from_options({"bids_dir": Path(), "output_dir": Path(), "model": ("udr",)})
-    assert support_rule(config, of_components).either_sign
-    assert not support_rule(config, model_of(ball_grid)).either_sign
+CONFIG = Config.from_options({"bids_dir": Path(), "output_dir": Path(), "model": ("udr",)})
+
+
+def test_components_of_a_run_are_searched_for_networks_in_either_sign(ball_grid: Grid) -> None:
+    assert not support_rule(CONFIG, model_of(ball_grid)).either_sign
     (run,) = runs_of(ball_grid, 9, width=NARROW)[8:]
     templates = templates_of(ball_grid, NARROW)
-    method = Method.of(of_components, config, templates, CPU)
-    networks, _ = method.networks(of_components, run)
+    method = Method.of(model_of_components(ball_grid).fit([run], CPU), CONFIG, templates, CPU)
+    # What was found in the run is no evidence for what is in it by being coherent there.
+    assert (method.model.networks, method.model.course_maps) == ((), None)
+    assert method.rule.either_sign
+    networks, _ = method.networks(method.model, run)
     # Courses are those of the maps found for the templates, by least squares.
     courses = method.courses(networks, run)
     truth = np.random.default_rng(1008).standard_normal((90, 3))
     assert (np.diag(np.corrcoef(courses.T, truth.T)[:3, 3:]) > 0.9).all()
+
+
+def elsewhere(templates: TemplateSet, name: str) -> TemplateSet:
+    """The set with one network where no run has any."""
+    maps, supports = templates.maps.copy(), templates.supports.copy()
+    k = templates.networks.index(name)
+    maps[k] = maps.sum(axis=0).max() - maps.sum(axis=0)
+    supports[k] = maps[k] >= np.sort(maps[k])[-supports[k].sum()]
+    return replace(templates, maps=maps, supports=supports)
+
+
+def test_components_of_a_group_are_called_after_the_networks_that_they_are(
+    ball_grid: Grid, of_components: UDR
+) -> None:
+    templates = templates_of(ball_grid, NARROW)
+    named = of_components.named(templates)
+    order = order_of(of_components.network.group.numpy(), templates.maps)
+    assert [named.networks[k] for k in order] == ["A", "B", "C"]
+    assert (named.candidate_kind, named.has_courses) == ("named components", True)
+    assert of_components.networks == ()
+    other = of_components.named(elsewhere(templates, "B")).networks
+    assert [other[k] for k in order] == ["A", f"component-{order[1] + 1:02d}", "C"]
+
+
+def test_a_component_with_a_name_stands_by_its_coherence(
+    ball_grid: Grid, of_components: UDR
+) -> None:
+    templates = elsewhere(templates_of(ball_grid, NARROW), "B")
+    (run,) = runs_of(ball_grid, 9, width=NARROW)[8:]
+    method = Method.of(of_components, CONFIG, templates, CPU)
+    assert not method.rule.either_sign
+    networks, _ = method.networks(method.model, run)
+    courses = method.courses(networks, run)
+    truth = np.random.default_rng(1008).standard_normal((90, 3))
+    r = np.diag(np.corrcoef(courses.T, truth.T)[:3, 3:])
+    assert (r[[0, 2]] > 0.9).all()
+    assert np.isnan(courses[:, 1]).all()
+    assert networks.amplitude is not None
+    assert np.isfinite(networks.amplitude).any(axis=0).tolist() == [True, False, True]
+    rows = pd.DataFrame(evidence.network_evidence(method, run, 19, 38), columns=evidence.COLUMNS)
+    coherence = rows[rows["measure"] == "coherence"].set_index(["null", "network"])
+    for null in ("turned", "mirrored", "noise"):
+        of_null = coherence.loc[null]
+        assert (of_null.loc[["A", "C"], "observed"] > 0.5).all()
+        assert of_null.loc["B", ["observed", "p", "p_corrected"]].isna().all()
+    assert (coherence.loc["noise"].loc[["A", "C"], "p_corrected"] == 0.05).all()
+
+
+def test_components_are_no_evidence_in_those_in_whom_they_were_found(
+    ball_grid: Grid, of_components: UDR, trained: UDR, caplog: pytest.LogCaptureFixture
+) -> None:
+    templates = templates_of(ball_grid, NARROW)
+    run = runs_of(ball_grid, 1, width=NARROW)[0]
+    for model, tested in ((of_components, False), (trained, True)):
+        method = Method.of(model, CONFIG, templates, CPU)
+        rows = pd.DataFrame(evidence.network_evidence(method, run, 2, 2))
+        coherence = rows[rows["measure"] == "coherence"]
+        assert coherence["observed"].notna().all()
+        assert set(coherence["null"]) == {"turned", "mirrored", "noise"}
+        assert coherence["p_corrected"].notna().all() == tested
+        assert coherence["p_corrected"].isna().all() != tested
+    (record,) = caplog.records
+    assert "sub-00_task-rest: udr was trained on this participant" in record.getMessage()
 
 
 def test_weights_and_card_make_the_same_model_of_components(
@@ -532,6 +598,11 @@ def test_the_methods_text_says_what_its_prior_is(
         assert ("the 30 leading modes" in text) == ("@Ledoit2004" in text) == beside
         assert ("shrinks the maps towards" in text) == ("@Mejia2020" in text) == (not beside)
         assert "fitted to each other" not in text
+    named = {**facts, "Candidates": "named components"}
+    text = methods_models.networks(config, [named])
+    assert "called after the template" in text
+    assert "those of dual regression, over the run" in text
+    assert "start from those of a group" in methods_evidence.weighing(config, [named], None)
     twice = {**facts, "Recipe": {**facts["Recipe"], "modes": 40, "repetitions": 2}}
     assert "to each other 2 times, with the 40" in methods_models.networks(config, [twice])
 

@@ -14,6 +14,7 @@ Each gives rows of one table, :data:`COLUMNS`; :func:`weigh` all of them.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from bids_fbn.config import NullOptions
     from bids_fbn.networks.dynamics import RunNetworks
     from bids_fbn.signal.signals import Signals
+
+logger = logging.getLogger(__name__)
 
 __all__ = [
     "ALL",
@@ -80,9 +83,18 @@ def network_evidence(
     list of dict
         Rows of :func:`search_evidence`; for a model with ``course_maps`` those of
         :func:`coherence_evidence`, which its networks stand by, and the overlap without a null.
+        Without any for a participant in whom its maps were found.
     """
     if method.model.course_maps is None:
         return search_evidence(method, signals, n_surrogates, n_surrogate_maps, store, trained)
+    if method.model.found_in(signals):
+        logger.warning(
+            "%s: %s was trained on this participant too, so that its components go together there "
+            "in any case: not tested; train it on others",
+            signals.name,
+            method.model.name,
+        )
+        n_surrogates = n_surrogate_maps = 0
     coherence = coherence_evidence(method, signals, n_surrogates, n_surrogate_maps, store)
     # What is told of its networks overlaps with them in anything: there is nothing to test.
     return [*coherence, *search_evidence(method, signals, 0, 0)]

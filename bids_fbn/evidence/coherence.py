@@ -64,7 +64,9 @@ def coherence_evidence(
         return Coherence(np.asarray(run.data)[:, covered], places)
 
     here = coherence_in(signals)
-    statistic = here.of(maps[:, covered])
+    # What has no template is not tested: nor is it corrected for.
+    asked = np.isin(method.model.networks, method.templates.networks)
+    statistic = np.where(asked, here.of(maps[:, covered]), np.nan)
     nulls = {
         **turned_null(
             turning(maps, signals.grid, covered, grey_quarters(signals.grid)),

@@ -101,7 +101,7 @@ class Method:
         *,
         refit: bool = False,
     ) -> Self:
-        """A fitted model, used as the configuration says.
+        """A fitted model, used as the configuration says; with names for what it has learned.
 
         Parameters
         ----------
@@ -117,6 +117,7 @@ class Method:
         """
         from bids_fbn import models
 
+        model = model.named(templates)
         anew = model.fits_anew or config.nulls.refit_surrogates
         return cls(
             model=model,

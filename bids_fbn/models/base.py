@@ -188,6 +188,20 @@ class Model(ABC):
             In the model's own units; 0 or of no meaning in voxels that the run does not cover.
         """
 
+    def named(self, templates: TemplateSet) -> Model:
+        """The same model, with names for what it learned of other participants.
+
+        Most have none to give: either they know their networks, or they find maps in each run.
+        """
+        return self
+
+    def found_in(self, signals: Signals) -> bool:
+        """Whether its ``course_maps`` are partly of the participant of these signals.
+
+        That they are coherent there says nothing then.
+        """
+        return False
+
     def courses(self, signals: Signals, compute: Compute) -> np.ndarray | None:
         """Course of each of ``networks`` by the model's own temporal part, (T, K).
 
@@ -200,7 +214,7 @@ class Model(ABC):
         """Maps of ``networks`` (K, V) that it is told of, to which courses are fitted.
 
         None for a model that finds its maps in the run: that these are coherent there would say
-        nothing.
+        nothing. See :meth:`found_in`.
         """
         return None
 

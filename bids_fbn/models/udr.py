@@ -9,6 +9,7 @@ docs/udr.md derives it.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ from bids_fbn.baselines.regression import dual_regression
 from bids_fbn.config import ModelOptions
 from bids_fbn.errors import RunError
 from bids_fbn.models.compute import Compute
+from bids_fbn.models.naming import name_components
 from bids_fbn.models.neural import NeuralModel, Recipe
 from bids_fbn.models.sampling import Batch, participant_of
 from bids_fbn.models.told import Told
@@ -189,7 +191,31 @@ class UDR(Told, NeuralModel):
 
     @property
     def candidate_kind(self) -> str:
-        return "components" if self.recipe.components else "networks"
+        if not self.recipe.components:
+            return "networks"
+        return "named components" if self.networks else "components"
+
+    def named(self, templates: TemplateSet) -> Self:
+        """The same, its components called after the networks that their group maps are.
+
+        See :func:`~bids_fbn.models.naming.name_components`. Components of a single participant
+        have no names: that they are coherent in the run that they were found in would say nothing.
+        """
+        if self.networks or len(self._participants) < 2:
+            return self
+        named = copy.copy(self)
+        group = self.network.group.cpu().numpy()
+        named.networks = name_components(group, templates, self.grid, torch.get_num_threads())
+        named.has_courses = True
+        return named
+
+    def found_in(self, signals: Signals) -> bool:
+        return bool(self.recipe.components) and participant_of(signals) in self._participants
+
+    @property
+    def _participants(self) -> set[str]:
+        """That it was trained on."""
+        return {run.partition("_")[0] for run in self.training.get("Runs", ())}
 
     def _build(self) -> nn.Module:
         return UnrolledDualRegression(

@@ -42,11 +42,14 @@ class Evidence:
         P networks, in the order of the template set.
     window : int or None
         Volumes; None for a model that takes the whole run at once.
+    found_here : bool
+        The maps whose coherence would be tested were found in this participant, among others.
     """
 
     table: Table
     networks: tuple[str, ...]
     window: int | None
+    found_here: bool = False
 
     def rows(self, claim: str, measure: str | None = None) -> pd.DataFrame:
         """The rows of a claim, perhaps of one measure."""
@@ -131,7 +134,12 @@ def evidence_of(results: ModelResults) -> Evidence | None:
     if not results.path("evidence").is_file():
         return None
     window = results.facts.get("Window")
-    return Evidence(results.table("evidence"), results.networks, window and int(window))
+    return Evidence(
+        results.table("evidence"),
+        results.networks,
+        window and int(window),
+        bool(results.facts.get("MapsFoundInThisParticipant")),
+    )
 
 
 def count_surrogates(rows: pd.DataFrame) -> int:

@@ -83,6 +83,10 @@ _OF_THIS_RUN = (
     "Not tested, since the model was trained on this run and surrogates need models of their own "
     "(--refit-surrogates, or --weights of other runs)"
 )
+_OF_THIS_PARTICIPANT = (
+    "Not tested, since the model was trained on this participant too: its components go together "
+    "here in any case. Train it on others, and apply the weights"
+)
 _CHANGE_BADGES = {
     "stands": "differs from static",
     "chance": "as in a static run",
@@ -191,18 +195,24 @@ def _networks(evidence: Evidence) -> dict[str, Any]:
             }
         )
     tested = [found for found in searches.values() if count_surrogates(found)]
+    if evidence.found_here:
+        sentence = f"{_OF_THIS_PARTICIPANT}."
+    elif len(tested) < len(searches):
+        sentence = f"{_NO_SURROGATES} of {_missing(searches)}: nothing says what chance gives."
+    else:
+        sentence = (
+            f"{evidence.n_networks or 'None'} of {len(rows)} networks {stand} in "
+            f"{' and in '.join(map(_of_null, tested))}."
+        )
+    if lacking := [name for name in evidence.networks if np.isnan(observed[name])]:
+        sentence += f" The model has no map of its own for {listed(lacking)}."
     return {
         "rows": rows,
         "symbol": symbol,
         "dot": dot,
         "nulls": [(_SHORT[null], _of_null(found)) for null, found in searches.items()],
         "axis": axis_picture(scale, 0.1 if scale.high - scale.low <= 0.6 else 0.2),
-        "sentence": (
-            f"{evidence.n_networks or 'None'} of {len(rows)} networks {stand} in "
-            f"{' and in '.join(map(_of_null, tested))}."
-            if len(tested) == len(searches)
-            else f"{_NO_SURROGATES} of {_missing(searches)}: nothing says what chance gives."
-        ),
+        "sentence": sentence,
         "too_few": next(filter(None, map(_too_few, tested)), ""),
         "tested": bool(tested),
         "halves": "held_out_variance" in evidence.of_fit,

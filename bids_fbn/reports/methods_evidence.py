@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from bids_fbn.config import BASELINES, GIVEN_MAPS, TRAINED, Config
@@ -44,7 +44,8 @@ def weighing(
     # Of weights that were given only the results know what they are of.
     unnamed = {facts["Method"] for facts in done if facts.get("Candidates") == "components"}
     told = [name for name in models if config.models.told(name) and name not in unnamed]
-    parts = [_networks(config, models, told), _halves(config, models)]
+    named = {facts["Method"] for facts in done if facts.get("Candidates") == "named components"}
+    parts = [_networks(config, models, told, named), _halves(config, models)]
     if over_time:
         parts.append(_dynamics(config, list(models)))
     if surrogates is None:
@@ -61,7 +62,7 @@ def weighing(
     return "\n\n".join(parts)
 
 
-def _networks(config: Config, models: Sequence[str], told: Sequence[str]) -> str:
+def _networks(config: Config, models: Sequence[str], told: Sequence[str], named: Set[str]) -> str:
     nulls = config.nulls
     searching = [name for name in models if name not in told]
     given = [name for name in told if name in GIVEN_MAPS]
@@ -87,12 +88,13 @@ def _networks(config: Config, models: Sequence[str], told: Sequence[str]) -> str
             "search, and the mean map of each network over time was held against its template."
         )
     if given:
+        start = "those of a group" if named >= set(given) else "the templates"
         sentences.append(
-            f"The maps of {listed(given)} start from those of the networks and overlap with them "
-            "in any data. Evidence of a network is instead its coherence: all maps of the "
-            "networks were fitted to the volumes in each half of the voxels by itself (blocks of "
-            "45 mm, like a chessboard), and the courses of the two halves were correlated over "
-            "time (mean Fisher z over four positions of the board)."
+            f"The maps of {listed(given)} start from {start} and overlap with them "
+            "in any data. Evidence of a network is instead its coherence: all maps that the "
+            "method starts from were fitted to the volumes in each half of the voxels by itself "
+            "(blocks of 45 mm, like a chessboard), and the courses of the two halves were "
+            "correlated over time (mean Fisher z over four positions of the board)."
         )
     kinds = []
     by_fields = searching and nulls.surrogate_maps == "fields"

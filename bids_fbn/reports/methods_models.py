@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bids_fbn.config import TRAINED, Config
+from bids_fbn.models.naming import NAMING_TURNS
 
 __all__ = ["first_fact", "networks"]
 
@@ -103,6 +104,12 @@ _COMPONENTS = {
     "kind": "components",
     "courses": "",
 }
+_NAMED = (
+    " A component was called after the template that it was assigned by IoU, one to one, if its "
+    "group map overlaps with that more than the same search finds for {turns} sets of turned "
+    "templates of either kind (see below; p < 0.05 by both, corrected over the templates). Of "
+    "templates without a component nothing is claimed."
+)
 # Whose result depends on where it starts.
 _BY_CHANCE = frozenset({"untrained-stca", "untrained-scaae", "ica", "sdl", "cap", "hmm"})
 _TURNED = (
@@ -184,6 +191,9 @@ def _model(name: str, done: Sequence[Mapping[str, Any]], config: Config) -> str:
     started: dict[str, str] = {}
     if name == "udr":
         started = (_COMPONENTS if n_components else _TEMPLATES) | {"prior": _prior(done)}
+        if kind == "named components":
+            courses = _TEMPLATES["courses"] + _NAMED.format(turns=NAMING_TURNS // 2)
+            started |= {"courses": courses}
     parts = [
         words.format(
             window=f"{window} volumes" if window else "volumes",
