@@ -191,7 +191,7 @@ def _add_signal_options(group: Any) -> None:
 
 def _add_network_options(group: Any) -> None:
     group.add_argument(
-        "--model", nargs="+", metavar="NAME", help=f"any of {', '.join(MODELS)} (stca)"
+        "--model", nargs="+", metavar="NAME", help=f"any of {', '.join(MODELS)} (dualregression)"
     )
     group.add_argument(
         "--weights",

@@ -156,7 +156,7 @@ SEARCHED_APART = frozenset({"scaae"})
 class ModelOptions(_Section):
     """The models and how they are trained; None means what the model's recipe says."""
 
-    model: tuple[ModelName, ...] = ("stca",)
+    model: tuple[ModelName, ...] = ("dualregression",)
     preset: Literal["corrected", "as-published"] = "corrected"
     weights: tuple[Path, ...] = ()
     sloppy: bool = False

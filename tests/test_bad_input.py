@@ -233,21 +233,21 @@ def test_a_full_disk_is_named_and_leaves_nothing_half_written(good: Path, tiny_d
 def test_an_output_folder_that_cannot_be_written_is_named(good: Path, tmp_path: Path) -> None:
     locked = tmp_path / "locked"
     locked.mkdir(mode=0o500)
-    done = app(good, locked / "out", *SMALL, work=tmp_path / "work")
+    done = app(good, locked / "out", "--model=stca", *SMALL, work=tmp_path / "work")
     assert done.returncode == 2
     assert str(locked / "out") in done.stderr
 
 
 def test_an_output_path_below_a_file_is_named(good: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    done = app(good, tmp_path / "file" / "out", *SMALL, work=tmp_path / "work")
+    done = app(good, tmp_path / "file" / "out", "--model=stca", *SMALL, work=tmp_path / "work")
     assert done.returncode == 2
     assert "cannot be written" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_fewer_volumes_than_the_window(good: Path, tmp_path: Path) -> None:
-    done = app(good, tmp_path / "out", *SMALL, "--window=80", "--nuisance=none")
+    done = app(good, tmp_path / "out", "--model=stca", *SMALL, "--window=80", "--nuisance=none")
     assert done.returncode == 1
     assert "fewer than the 80" in done.stderr
 

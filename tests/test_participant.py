@@ -259,7 +259,7 @@ def test_dry_run_says_what_would_be_written_and_writes_nothing(
     dataset: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    done = app(dataset, out, "--dry-run", *SMALL)
+    done = app(dataset, out, "--dry-run", "--model=stca", *SMALL)
     assert done.returncode == 0, done.stderr
     for word in ("sub-01_task-rest", "sub-02_task-rest", "60", "2", "_desc-stca_mixing.tsv"):
         assert word in done.stdout
