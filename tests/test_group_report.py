@@ -217,7 +217,7 @@ def test_what_does_not_stand_is_grey(tmp_path: Path) -> None:
         "patient − control|transition probability|Visual > Auditory",
     }
     cards = {name: "chance" in page.classes[name] for name in NETWORKS}
-    assert cards == {"DefaultMode": False, "Visual": False, "Auditory": True, "Salience": False}
+    assert cards == {"DefaultMode": False, "Visual": False, "Auditory": True, "Salience": True}
     assert "not tested" in page.text
     marked = {name for name, kind in page.arrows if kind == "arrow stands"}
     assert marked == {"Visual > Auditory"}

@@ -102,6 +102,28 @@ def test_networks_whose_maps_are_given_stand_by_coherence(study: Study) -> None:
         assert "overlap with their template more than" not in page.text
 
 
+def test_networks_that_no_component_is_called_after_are_named(study: Study) -> None:
+    weighed = evidence_table(beyond=("DefaultMode",), coherence=True)
+    lacking = (weighed["measure"] == "coherence") & (weighed["network"] == "Salience")
+    weighed.loc[lacking, ["observed", "p", "p_corrected"]] = np.nan
+    study.add("1", weighed=weighed)
+    page = Page(write_report(study.out, "01", config=study.config()))
+    assert _greyed(page.rows) == _greyed(page.cards) == set(NETWORKS) - {"DefaultMode"}
+    assert "1 of 4 networks are more coherent" in page.text
+    assert "The model has no map of its own for Salience." in page.text
+
+
+def test_whom_the_components_were_found_in_is_not_tested(study: Study) -> None:
+    study.add("1", weighed=evidence_table(0, coherence=True))
+    (facts,) = study.out.rglob("*_decomposition.json")
+    found_here = {**json.loads(facts.read_text()), "MapsFoundInThisParticipant": True}
+    facts.write_text(json.dumps(found_here))
+    page = Page(write_report(study.out, "01", config=study.config()))
+    assert _greyed(page.rows) == set(NETWORKS)
+    assert "the model was trained on this participant too" in page.text
+    assert "No surrogates were made of" not in page.text
+
+
 def test_change_that_a_static_run_has_too_is_greyed(study: Study) -> None:
     study.add("1")
     study.add("2", weighed=evidence_table(changes=("switching_rate",)))

@@ -14,7 +14,7 @@ from bids_fbn.signal.grid import Grid
 __all__ = ["NAMING_TURNS", "name_components"]
 
 # Of the templates, half of either kind.
-NAMING_TURNS = 398
+NAMING_TURNS = 198
 # The names are of the group maps and the templates alone, and the same in every call.
 _SEED = 0
 

@@ -130,7 +130,7 @@ def _cards(section: GroupSection, background: Background | None) -> list[dict[st
         verdict = "untested" if np.isnan(p) else "stands" if p < ALPHA else "chance"
         if verdict == "chance" and row.get("p_lowest", 0) >= ALPHA:
             verdict = "undecided"
-        grey = verdict in ("chance", "undecided")
+        grey = verdict != "stands"
         cards.append(
             {
                 "name": name,
