@@ -203,6 +203,8 @@ class ModelOptions(_Section):
             lines.append("--window: none of the models asked for uses windows")
         if self.channels is not None and GIVEN_MAPS.issuperset(self.model):
             lines.append("--channels: none of the models asked for has any to choose")
+        if self.preset == "as-published" and (BASELINES | {"udr"}).issuperset(self.model):
+            lines.append("--preset: none of the models asked for has one that was published")
         if "stcnn" not in self.model and self.target_networks:
             lines.append("--target-networks: is about stcnn, which is not asked for")
         if self.components is not None and "udr" not in self.model:

@@ -561,6 +561,12 @@ def test_channels_are_not_asked_of_models_that_have_none() -> None:
     assert ModelOptions(model=("udr", "ica"), channels=8).idle() == []
 
 
+def test_models_that_were_not_published_with_code_have_no_such_preset() -> None:
+    (line,) = ModelOptions(preset="as-published").idle()
+    assert "--preset: none of the models" in line
+    assert ModelOptions(model=("udr", "untrained-scaae"), preset="as-published").idle() == []
+
+
 def test_components_are_asked_of_udr_alone() -> None:
     asked = {"components": 20}
     assert ModelOptions(model=("udr",), **asked).idle() == []
