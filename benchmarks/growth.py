@@ -243,6 +243,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=int, default=2, help="times that each is done")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--first", type=int, help="so many rows of each table (all)")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
@@ -254,7 +255,7 @@ def main() -> None:
         return
     for part, varied, values in SERIES:
         if part in arguments.only:
-            table(part, varied, values, arguments)
+            table(part, varied, values[: arguments.first], arguments)
 
 
 if __name__ == "__main__":
