@@ -31,6 +31,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 # mm² of the blobs; those that an ICA is to tell apart overlap less.
 WIDE, NARROW = 600.0, 200.0
+CONFIG = Config.from_options({"bids_dir": Path(), "output_dir": Path(), "model": ("udr",)})
 RECIPE = UDRRecipe(window=24, learning_rate=3e-2, epochs=3, batch=4, stride=8)
 
 
@@ -453,9 +454,6 @@ def test_components_need_no_templates_and_have_no_names(
     assert model_of(ball_grid).has_courses
 
 
-CONFIG = Config.from_options({"bids_dir": Path(), "output_dir": Path(), "model": ("udr",)})
-
-
 def test_components_of_a_run_are_searched_for_networks_in_either_sign(ball_grid: Grid) -> None:
     assert not support_rule(CONFIG, model_of(ball_grid)).either_sign
     (run,) = runs_of(ball_grid, 9, width=NARROW)[8:]
@@ -464,6 +462,8 @@ def test_components_of_a_run_are_searched_for_networks_in_either_sign(ball_grid:
     # What was found in the run is no evidence for what is in it by being coherent there.
     assert (method.model.networks, method.model.course_maps) == ((), None)
     assert method.rule.either_sign
+    # It is searched, and tested by that.
+    assert not method.model.found_in(run)
     networks, _ = method.networks(method.model, run)
     # Courses are those of the maps found for the templates, by least squares.
     courses = method.courses(networks, run)
@@ -598,19 +598,18 @@ def test_the_methods_text_says_what_its_prior_is(
 ) -> None:
     for model in (trained, of_components):
         facts = {"Method": "udr", "Recipe": asdict(model.recipe)}
-        config = Config.from_options({"bids_dir": Path(), "output_dir": Path(), "model": ("udr",)})
-        text = methods_models.networks(config, [facts])
+        text = methods_models.networks(CONFIG, [facts])
         beside = bool(model.recipe.modes)
         assert ("the 30 leading modes" in text) == ("@Ledoit2004" in text) == beside
         assert ("shrinks the maps towards" in text) == ("@Mejia2020" in text) == (not beside)
         assert "fitted to each other" not in text
     named = {**facts, "Candidates": "named components"}
-    text = methods_models.networks(config, [named])
+    text = methods_models.networks(CONFIG, [named])
     assert "called after the template" in text
     assert "those of dual regression, over the run" in text
-    assert "start from those of a group" in methods_evidence.weighing(config, [named], None)
+    assert "start from those of a group" in methods_evidence.weighing(CONFIG, [named], None)
     twice = {**facts, "Recipe": {**facts["Recipe"], "modes": 40, "repetitions": 2}}
-    assert "to each other 2 times, with the 40" in methods_models.networks(config, [twice])
+    assert "to each other 2 times, with the 40" in methods_models.networks(CONFIG, [twice])
 
 
 def test_components_beside_others_are_fitted_twice(ball_grid: Grid) -> None:

@@ -210,7 +210,9 @@ class UDR(Told, NeuralModel):
         return named
 
     def found_in(self, signals: Signals) -> bool:
-        return bool(self.recipe.components) and participant_of(signals) in self._participants
+        # Components without names are searched, which has nulls of its own.
+        named = bool(self.recipe.components and self.networks)
+        return named and participant_of(signals) in self._participants
 
     @property
     def _participants(self) -> set[str]:
