@@ -485,6 +485,50 @@ def test_bf16_that_is_not_precise_enough(
     assert used == ("fp32" if automatic else "bf16")
 
 
+def test_the_precision_is_settled_once_for_all_runs_until_the_weights_change(
+    ball_grid: Grid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checks = []
+    check = NeuralModel._checked_mapper
+    monkeypatch.setattr(
+        NeuralModel, "_checked_mapper", lambda *a: (checks.append(a), check(*a))[1]
+    )
+    model = small("stca", ball_grid)
+    first = all_maps(model, run_of(ball_grid, 12))
+    other = all_maps(model, run_of(ball_grid, 20))
+    assert np.array_equal(all_maps(model, run_of(ball_grid, 12))[0], first[0])
+    assert len(other) > len(first)
+    assert len(checks) == 1
+    with torch.no_grad():
+        model.network.spatial_attention.narrow.weight.mul_(2)
+    changed = all_maps(model, run_of(ball_grid, 12))
+    assert not np.allclose(changed[0], first[0])
+    model.load_state(small("stca", ball_grid).state())
+    assert np.array_equal(all_maps(model, run_of(ball_grid, 12))[0], first[0])
+    assert len(checks) == 3
+    list(model.maps(run_of(ball_grid, 12), replace(CPU, automatic=True)))
+    assert len(checks) == 4
+
+
+@pytest.mark.usefixtures("_bf16")
+@pytest.mark.parametrize(("amx", "used"), [(False, "fp32"), (True, "bf16")])
+def test_wide_kernels_are_transformed_where_bf16_is_slower(
+    ball_grid: Grid, amx: bool, used: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(neural, "has_amx", lambda: amx)
+    monkeypatch.setattr(neural, "LOWEST_R", 0)
+    recipe = replace(stca.STCA.recipes["sloppy"], channels=32, window=32)
+    model = stca.STCA(recipe, "corrected", ball_grid)
+    signals = run_of(ball_grid, 32)
+    automatic = [maps for _, maps in model.maps(signals, replace(BF16, automatic=True))]
+    assert model.inference["Precision"] == used
+    precise = [maps for _, maps in model.maps(signals, CPU)]
+    assert torch.equal(automatic[0], precise[0]) == (not amx)
+    # What was asked for is done.
+    list(model.maps(signals, BF16))
+    assert model.inference["Precision"] == "bf16"
+
+
 # --- other devices and full size ----------------------------------------------------------------
 
 

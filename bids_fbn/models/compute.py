@@ -15,7 +15,7 @@ from bids_fbn.devices import use_given_gpus
 from bids_fbn.errors import InputError
 from bids_fbn.resources import Processes
 
-__all__ = ["Compute", "choose_compute"]
+__all__ = ["Compute", "choose_compute", "has_amx"]
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,15 @@ def _has_bf16(device: str) -> bool:
     if device.startswith("cuda"):
         return torch.cuda.is_bf16_supported(including_emulation=False)
     # Without these instructions bf16 is emulated, and slower than fp32.
-    if os.path.exists("/proc/cpuinfo"):
-        flags = Path("/proc/cpuinfo").read_text().partition("flags")[2].partition("\n")[0].split()
-        return "amx_bf16" in flags or "avx512_bf16" in flags
-    return False
+    return has_amx() or "avx512_bf16" in _processor_flags()
+
+
+def has_amx() -> bool:
+    """Whether the processor has matrix products in bf16, and not of vectors only."""
+    return "amx_bf16" in _processor_flags()
+
+
+def _processor_flags() -> list[str]:
+    if not os.path.exists("/proc/cpuinfo"):
+        return []
+    return Path("/proc/cpuinfo").read_text().partition("flags")[2].partition("\n")[0].split()

@@ -19,7 +19,7 @@ from bids_fbn.config import ModelOptions
 from bids_fbn.errors import RunError
 from bids_fbn.models.base import Model
 from bids_fbn.models.blocks import count_parameters
-from bids_fbn.models.compute import Compute
+from bids_fbn.models.compute import Compute, has_amx
 from bids_fbn.models.distributed import share_batch_norm
 from bids_fbn.models.fitting import Plan, Stage, train
 from bids_fbn.models.geometry import Region
@@ -32,7 +32,7 @@ from bids_fbn.models.inference import (
     windows_over,
 )
 from bids_fbn.models.sampling import Batch, Windows
-from bids_fbn.models.spectral import use_spectra
+from bids_fbn.models.spectral import has_spectra, use_spectra
 from bids_fbn.signal.grid import Grid
 from bids_fbn.signal.signals import Signals
 from bids_fbn.signal.windows import steps_of
@@ -94,6 +94,38 @@ class Recipe:
     fixed_threshold: float | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class _Mapper:
+    """What makes the maps of a model, kept for the next run: a search that is done again on forty
+    surrogates would otherwise check the precision, and transform wide kernels, each time.
+
+    Parameters
+    ----------
+    network : Module
+        It was made of; held so that nothing else can take its place in memory.
+    weights : list of (int, int)
+        Where each of its tensors was, and how often it had been changed.
+    asked : Compute
+    model : NeuralModel
+        With the network that makes maps.
+    compute : Compute
+        To make them with.
+    inference : dict
+        Of the model, see :attr:`Model.inference`.
+    """
+
+    network: nn.Module
+    weights: list[tuple[int, int]]
+    asked: Compute
+    model: NeuralModel
+    compute: Compute
+    inference: dict[str, Any]
+
+
+def _weights_of(network: nn.Module) -> list[tuple[int, int]]:
+    return [(value.data_ptr(), value._version) for value in network.state_dict().values()]
+
+
 class NeuralModel(Model):
     """A model with a neural network: see :class:`~bids_fbn.models.base.Model`.
 
@@ -104,6 +136,7 @@ class NeuralModel(Model):
     recipe_class: ClassVar[type[Recipe]] = Recipe
     recipe: Recipe
     network: Any
+    _kept_mapper: _Mapper | None = None
 
     def __init__(self, recipe: Recipe, preset: str, grid: Grid, candidates: str = "fbn") -> None:
         super().__init__(recipe, preset, grid, candidates)
@@ -358,8 +391,8 @@ class NeuralModel(Model):
     ) -> Iterator[tuple[np.ndarray, Tensor]]:
         """Candidate maps of every step that has a window, batch by batch.
 
-        How precise they are is left in ``inference``. Batches get smaller where the memory of a
-        GPU runs out.
+        How precise they are is left in ``inference``: of the first window ever, by which it is
+        settled for all runs. Batches get smaller where the memory of a GPU runs out.
 
         Yields
         ------
@@ -376,15 +409,15 @@ class NeuralModel(Model):
         bytes_each = 4 * self._features * int(np.prod(self.region.whole))
         batches = Batches(self.name, batch_size(device, _COPIES * bytes_each))
         most_rows = self.window + max(self.window, stride * batches.size)
-        mapper: NeuralModel | None = None
+        mapper: _Mapper | None = None
         for stretch, gap in stretches(starts, self.window, most_rows):
             first, last = starts[stretch][0], starts[stretch][-1] + self.window
             rows = torch.from_numpy(signals.rows(first, last)).to(device)
             windows = windows_over(self._to_box(rows[None])[0], self.window, gap)
             if mapper is None:
-                mapper, compute = self._checked_mapper(windows[:1], compute)
+                mapper = self._mapper_for(windows[:1], compute)
             yield from batches.maps(
-                steps[stretch], windows, partial(mapper._mapped, compute=compute)
+                steps[stretch], windows, partial(mapper.model._mapped, compute=mapper.compute)
             )
 
     def _mapped(self, batch: Tensor, compute: Compute) -> Tensor:
@@ -401,14 +434,27 @@ class NeuralModel(Model):
             use_spectra(mapper.network)
         return mapper
 
+    def _mapper_for(self, window: Tensor, compute: Compute) -> _Mapper:
+        """What to make maps with, as long as the weights stay as they are."""
+        kept, weights = self._kept_mapper, _weights_of(self.network)
+        same = kept is not None and kept.network is self.network and kept.weights == weights
+        if kept is None or not same or kept.asked != compute:
+            model, used = self._checked_mapper(window, compute)
+            kept = _Mapper(self.network, weights, compute, model, used, self.inference)
+            self._kept_mapper = kept
+        self.inference = kept.inference
+        return kept
+
     def _checked_mapper(self, window: Tensor, compute: Compute) -> tuple[NeuralModel, Compute]:
         """What to compute with, after a look at one window in bf16 and in fp32."""
-        mapper = self._mapper(compute)
-        self.inference = {"Precision": compute.precision}
-        if compute.precision == "fp32":
-            return mapper, compute
         fp32 = replace(compute, precision="fp32")
         precise = self._mapper(fp32)
+        faster = compute.automatic and has_spectra(precise.network) and not has_amx()
+        if compute.precision == "fp32" or faster:
+            self.inference = {"Precision": "fp32"}
+            return precise, fp32
+        mapper = self._mapper(compute)
+        self.inference = {"Precision": compute.precision}
         lowest = lowest_correlation(mapper._mapped(window, compute), precise._mapped(window, fp32))
         self.inference["PrecisionCheck"] = round(lowest, 6)
         if lowest >= LOWEST_R:

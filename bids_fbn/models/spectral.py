@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["SpectralConv3d", "use_spectra"]
+__all__ = ["SpectralConv3d", "has_spectra", "use_spectra"]
 
 # In fp32, 64 to 64 channels of 7³ were 2.4 times faster than directly, 16 to 16 of 7³ as fast, and
-# 32 to 32 of 5³ half as fast.
+# 32 to 32 of 5³ half as fast. With the kernels' spectra at hand STCA's maps take two thirds of the
+# time that they take in bf16 by AVX-512.
 _KERNEL = 7
 _CHANNELS = 32
 # Voxels along a tile's side, about: larger tiles waste less on their overlap, smaller ones keep
@@ -32,6 +33,11 @@ def use_spectra(network: nn.Module) -> nn.Module:
         else:
             use_spectra(child)
     return network
+
+
+def has_spectra(network: nn.Module) -> bool:
+    """Whether :func:`use_spectra` had anything to replace."""
+    return any(isinstance(layer, SpectralConv3d) for layer in network.modules())
 
 
 def _is_wide(layer: nn.Conv3d) -> bool:
