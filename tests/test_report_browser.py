@@ -118,6 +118,17 @@ def test_browser_without_plotly_shows_pictures(browser: Any, study: Study) -> No
     page.close()
 
 
+@pytest.mark.parametrize("width", [1280, 1366, 1440, 1920])
+def test_browser_tables_fit_the_window(opened: Opened, width: int) -> None:
+    opened.page.set_viewport_size({"width": width, "height": 800})
+    opened.page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    wider = opened.page.evaluate(
+        "[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth)"
+        ".map(e => `${e.querySelector('table').className}: ${e.scrollWidth - e.clientWidth}`)"
+    )
+    assert wider == []
+
+
 def test_browser_print_opens_what_is_folded(opened: Opened) -> None:
     opened.page.pdf()
     assert opened.page.locator("details:not([open])").count() == 0
