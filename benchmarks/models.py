@@ -22,6 +22,7 @@ volumes, and what channels-last and ``torch.compile`` change.
 from __future__ import annotations
 
 import argparse
+import copy
 import os
 import tempfile
 import time
@@ -118,6 +119,8 @@ def flops(function: Callable[[], object]) -> int:
 def our_maps(model: NeuralModel, run: Signals, compute: Compute) -> tuple[Tensor, float, float]:
     """Maps (S, K, V), seconds of the start, and seconds for each window after the first batch."""
     device = compute.torch_device
+    # A model keeps from its first run on what the start is for.
+    model = copy.deepcopy(model)
     started = now(device)
     found: list[Tensor] = []
     ends = []
