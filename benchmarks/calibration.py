@@ -38,6 +38,7 @@ from bids_fbn.environment import prepare_environment
 from bids_fbn.errors import RunError
 from bids_fbn.evaluation.assess import fitted
 from bids_fbn.evaluation.truth import false_positive_rate
+from bids_fbn.models.card import read_card
 from bids_fbn.models.compute import choose_compute
 from bids_fbn.networks.templates import TemplateSet, load_templates
 from bids_fbn.nulls.pvalues import ALPHA, network_p
@@ -57,9 +58,10 @@ CLAIMS = (
 
 
 def config_of(name: str, options: argparse.Namespace) -> Config:
-    """A small model, so that hundreds of runs can be had."""
+    """A small model, so that hundreds of runs can be had, unless there are weights of it."""
     small = {"sloppy": True, "epochs": 1, "channels": 4}
     trained = name.removeprefix("untrained-") in TRAINED
+    weights = [path for path in options.weights if read_card(path)["Model"] == name]
     return Config.from_options(
         {
             "bids_dir": Path(),
@@ -72,8 +74,8 @@ def config_of(name: str, options: argparse.Namespace) -> Config:
             "surrogates": options.kind,
             "refit_surrogates": options.refit,
             "random_seed": options.seed,
-            "weights": tuple(options.weights),
-            **(small if trained and not options.weights else {}),
+            "weights": tuple(weights),
+            **(small if trained and not weights else {}),
         }
     )
 
