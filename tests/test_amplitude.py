@@ -10,7 +10,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 from scipy.stats import norm
 from small_models import CPU
-from test_udr import model_of, model_of_components, runs_of, templates_of
+from udr_runs import model_of, model_of_components, runs_of, templates_of
 
 from bids_fbn.baselines.regression import DualRegression
 from bids_fbn.config import Config, ModelOptions

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from small_models import CPU
-from test_udr import both_priors, model_of, runs_of, templates_of
+from udr_runs import both_priors, model_of, runs_of, templates_of
 
 from bids_fbn import models
 from bids_fbn.baselines.regression import DualRegression
