@@ -28,7 +28,7 @@ from bids_fbn.bids.boldrun import BoldRun
 from bids_fbn.bids.naming import model_weights_path
 from bids_fbn.bids.outputs import NetworkResults, RunWriter, denoised_image
 from bids_fbn.bids.writing import GENERATED_BY, copy_file
-from bids_fbn.config import Config
+from bids_fbn.config import RESULTS_VERSION, Config
 from bids_fbn.errors import RunError
 from bids_fbn.evidence import Method, state_rule
 from bids_fbn.evidence import weigh as weigh_networks
@@ -216,7 +216,7 @@ def analyse(
     """
     signals = Signals.load(folder)
     templates = load_templates(config.networks.templates, signals.grid)
-    method = Method.of(model, config, templates, compute)
+    method = Method.of(model, config, templates, compute, store=_store_of_names(config))
     model = method.model
     steps = model.steps(signals, config.models.stride)
     dynamic = None
@@ -305,7 +305,7 @@ def weigh(
     signals = Signals.load(folder)
     templates = load_templates(config.networks.templates, signals.grid)
     found = weigh_networks(
-        Method.of(model, config, templates, compute),
+        Method.of(model, config, templates, compute, store=_store_of_names(config)),
         signals,
         _load_networks(results),
         np.load(results / _COURSES),
@@ -314,6 +314,10 @@ def weigh(
         store=store,
     )
     found.to_csv(table, sep="\t", index=False)
+
+
+def _store_of_names(config: Config) -> Path:
+    return config.compute.work_dir / "bids_fbn" / f"names-{RESULTS_VERSION}"
 
 
 def _events(path: Path) -> pd.DataFrame | None:

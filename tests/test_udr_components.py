@@ -27,6 +27,7 @@ from bids_fbn import evidence, models
 from bids_fbn.config import Config, ModelOptions
 from bids_fbn.errors import RunError
 from bids_fbn.evidence.method import Method, support_rule
+from bids_fbn.models import naming
 from bids_fbn.models.udr import UDR
 from bids_fbn.networks.templates import TemplateSet
 from bids_fbn.reports import methods_evidence, methods_models
@@ -123,6 +124,26 @@ def test_components_of_a_group_are_called_after_the_networks_that_they_are(
     assert of_components.networks == ()
     other = of_components.named(elsewhere(templates, "B")).networks
     assert [other[k] for k in order] == ["A", f"component-{order[1] + 1:02d}", "C"]
+
+
+def test_names_are_found_once_for_all_runs(
+    ball_grid: Grid, of_components: UDR, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched = []
+    search = naming.elsewhere_null
+    monkeypatch.setattr(
+        naming, "elsewhere_null", lambda *asked: (searched.append(asked), search(*asked))[1]
+    )
+    templates = templates_of(ball_grid, NARROW)
+    found = of_components.named(templates).networks
+    for folder in ("one", "one", "other"):
+        of_components.save(tmp_path / "model.safetensors")
+        loaded = models.load(tmp_path / "model.safetensors", ball_grid)
+        assert loaded.named(templates, tmp_path / folder).networks == found
+    assert len(searched) == 3
+    # Of other templates they are others.
+    assert of_components.named(elsewhere(templates, "B"), tmp_path / "one").networks != found
+    assert len(searched) == 4
 
 
 def test_a_component_with_a_name_stands_by_its_coherence(

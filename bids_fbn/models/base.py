@@ -188,10 +188,16 @@ class Model(ABC):
             In the model's own units; 0 or of no meaning in voxels that the run does not cover.
         """
 
-    def named(self, templates: TemplateSet) -> Model:
+    def named(self, templates: TemplateSet, store: Path | None = None) -> Model:
         """The same model, with names for what it learned of other participants.
 
         Most have none to give: either they know their networks, or they find maps in each run.
+
+        Parameters
+        ----------
+        templates : TemplateSet
+        store : Path, optional
+            Folder that keeps the names, for other runs with the same weights.
         """
         return self
 

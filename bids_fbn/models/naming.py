@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from bids_fbn.networks.maps import SupportRule
@@ -20,7 +22,11 @@ _SEED = 0
 
 
 def name_components(
-    maps: np.ndarray, templates: TemplateSet, grid: Grid, threads: int = 1
+    maps: np.ndarray,
+    templates: TemplateSet,
+    grid: Grid,
+    threads: int = 1,
+    store: Path | None = None,
 ) -> tuple[str, ...]:
     """The name of each component.
 
@@ -38,12 +44,30 @@ def name_components(
     grid : Grid
     threads : int
         Turns that are made side by side.
+    store : Path, optional
+        Folder that keeps the names, for other runs with the same weights.
 
     Returns
     -------
     tuple of str
         K names: of a template, else ``component-01`` and so on.
     """
+    from joblib import Memory
+
+    # Not the grid itself, which differs by what has been asked of it.
+    place = (grid.affine, grid.mask, grid.space)
+    found = Memory(store, verbose=0).cache(_names, ignore=["threads"])
+    names: tuple[str, ...] = found(maps, templates, place, threads)
+    return names
+
+
+def _names(
+    maps: np.ndarray,
+    templates: TemplateSet,
+    place: tuple[np.ndarray, np.ndarray, str],
+    threads: int,
+) -> tuple[str, ...]:
+    grid = Grid(*place)
     rule, everywhere = SupportRule(either_sign=False), np.ones(grid.n_voxels, dtype=bool)
     iou = Matcher(templates.supports, rule, everywhere).match(maps.astype(np.float32)).iou
     chosen, statistic = assign_one_to_one(iou), search_statistic(iou)

@@ -195,7 +195,7 @@ class UDR(Told, NeuralModel):
             return "networks"
         return "named components" if self.networks else "components"
 
-    def named(self, templates: TemplateSet) -> Self:
+    def named(self, templates: TemplateSet, store: Path | None = None) -> Self:
         """The same, its components called after the networks that their group maps are.
 
         See :func:`~bids_fbn.models.naming.name_components`. Components of a single participant
@@ -205,7 +205,8 @@ class UDR(Told, NeuralModel):
             return self
         named = copy.copy(self)
         group = self.network.group.cpu().numpy()
-        named.networks = name_components(group, templates, self.grid, torch.get_num_threads())
+        threads = torch.get_num_threads()
+        named.networks = name_components(group, templates, self.grid, threads, store)
         named.has_courses = True
         return named
 
