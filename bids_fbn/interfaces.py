@@ -150,6 +150,7 @@ class FitModel(SimpleInterface):
 
 class _FindInputs(_ComputingInputs):
     weights = File(exists=True, mandatory=True)
+    names = traits.Str(nohash=True, desc="folder that keeps the names of components")
 
 
 class _FindOutputs(TraitedSpec):
@@ -168,7 +169,9 @@ class FindNetworks(SimpleInterface):
         folder, results = Path(self.inputs.folder), Path(runtime.cwd)
         model = stages.load_model(Path(self.inputs.weights), folder, config)
         with _chosen_compute(self.inputs, config) as compute:
-            facts = stages.analyse(model, folder, config, compute, results)
+            facts = stages.analyse(
+                model, folder, config, compute, results, Path(self.inputs.names)
+            )
         path = results / "facts.json"
         path.write_text(json.dumps(facts))
         self._results["facts"] = str(path)
@@ -206,6 +209,7 @@ class WeighNetworks(SimpleInterface):
                 table,
                 Path(self.inputs.events) if isdefined(self.inputs.events) else None,
                 store,
+                Path(self.inputs.names),
             )
         shutil.rmtree(store, ignore_errors=True)
         self._results["evidence"] = str(table)

@@ -28,7 +28,7 @@ from bids_fbn.bids.boldrun import BoldRun
 from bids_fbn.bids.naming import model_weights_path
 from bids_fbn.bids.outputs import NetworkResults, RunWriter, denoised_image
 from bids_fbn.bids.writing import GENERATED_BY, copy_file
-from bids_fbn.config import RESULTS_VERSION, Config
+from bids_fbn.config import Config
 from bids_fbn.errors import RunError
 from bids_fbn.evidence import Method, state_rule
 from bids_fbn.evidence import weigh as weigh_networks
@@ -205,9 +205,16 @@ def load_model(weights: Path, folder: Path, config: Config) -> Model:
 
 
 def analyse(
-    model: Model, folder: Path, config: Config, compute: Compute, results: Path
+    model: Model,
+    folder: Path,
+    config: Config,
+    compute: Compute,
+    results: Path,
+    names: Path | None = None,
 ) -> dict[str, Any]:
     """Find the networks of a cleaned run; they are left in the folder `results`.
+
+    `names` is a folder that keeps what components are called, for other runs.
 
     Returns
     -------
@@ -216,7 +223,7 @@ def analyse(
     """
     signals = Signals.load(folder)
     templates = load_templates(config.networks.templates, signals.grid)
-    method = Method.of(model, config, templates, compute, store=_store_of_names(config))
+    method = Method.of(model, config, templates, compute, names=names)
     model = method.model
     steps = model.steps(signals, config.models.stride)
     dynamic = None
@@ -284,6 +291,7 @@ def weigh(
     table: Path,
     events: Path | None = None,
     store: Path | None = None,
+    names: Path | None = None,
 ) -> None:
     """Hold the networks of a run against nulls, and write the table of :mod:`bids_fbn.evidence`.
 
@@ -301,11 +309,13 @@ def weigh(
     events : Path, optional
     store : Path, optional
         Folder that keeps what is measured of each surrogate as it comes.
+    names : Path, optional
+        Folder that keeps what components are called, for other runs.
     """
     signals = Signals.load(folder)
     templates = load_templates(config.networks.templates, signals.grid)
     found = weigh_networks(
-        Method.of(model, config, templates, compute, store=_store_of_names(config)),
+        Method.of(model, config, templates, compute, names=names),
         signals,
         _load_networks(results),
         np.load(results / _COURSES),
@@ -314,10 +324,6 @@ def weigh(
         store=store,
     )
     found.to_csv(table, sep="\t", index=False)
-
-
-def _store_of_names(config: Config) -> Path:
-    return config.compute.work_dir / "bids_fbn" / f"names-{RESULTS_VERSION}"
 
 
 def _events(path: Path) -> pd.DataFrame | None:

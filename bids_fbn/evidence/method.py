@@ -101,7 +101,7 @@ class Method:
         compute: Compute,
         *,
         refit: bool = False,
-        store: Path | None = None,
+        names: Path | None = None,
     ) -> Self:
         """A fitted model, used as the configuration says; with names for what it has learned.
 
@@ -116,12 +116,12 @@ class Method:
             Whether other signals get a model of their own even if that takes long. Models that
             are fitted quickly are, unless their weights are from elsewhere: those are part of
             the method.
-        store : Path, optional
+        names : Path, optional
             Folder that keeps the names, for other runs with the same weights.
         """
         from bids_fbn import models
 
-        model = model.named(templates, store)
+        model = model.named(templates, names)
         anew = model.fits_anew or config.nulls.refit_surrogates
         return cls(
             model=model,

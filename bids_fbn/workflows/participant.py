@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from nipype.pipeline import engine as pe
 
 from bids_fbn.bids.boldrun import BoldRun
-from bids_fbn.config import BASELINES, Config
+from bids_fbn.config import BASELINES, RESULTS_VERSION, Config
 from bids_fbn.interfaces import (
     CleanRun,
     FindNetworks,
@@ -216,6 +216,10 @@ def _kept_file(plan: Plan, item: CleanedFolder, model: str, kind: str) -> str:
     return str(plan.work / f"{item.to_do.run.prefix}_{model}_{marks}.{kind}")
 
 
+def _names(plan: Plan) -> str:
+    return str(plan.work / f"names-{RESULTS_VERSION}")
+
+
 def _fit(plan: Plan, item: CleanedFolder, model: str, config: str) -> pe.Node:
     run = item.to_do.run.prefix
     return pe.Node(
@@ -234,7 +238,12 @@ def _fit(plan: Plan, item: CleanedFolder, model: str, config: str) -> pe.Node:
 
 def _find(plan: Plan, item: CleanedFolder, model: str, config: str) -> pe.Node:
     return pe.Node(
-        FindNetworks(folder=str(item.folder), fingerprint=item.fingerprint, config=config),
+        FindNetworks(
+            folder=str(item.folder),
+            fingerprint=item.fingerprint,
+            config=config,
+            names=_names(plan),
+        ),
         name=node_name("find", item.to_do.run.prefix, model),
         n_procs=plan.threads,
         mem_gb=_MAPS_GB,
@@ -256,6 +265,7 @@ def _weigh(plan: Plan, item: CleanedFolder, model: str, config: str) -> pe.Node:
             fingerprint=item.fingerprint,
             config=config,
             store=_kept_file(plan, item, model, "surrogate-values"),
+            names=_names(plan),
         ),
         name=node_name("weigh", run.prefix, model),
         n_procs=plan.threads,
