@@ -204,11 +204,7 @@ def test_the_gpu_of_a_killed_worker_is_free_again(
 
 
 def nodes_of(
-    folder: Path,
-    gpus: GpuPool | None,
-    network: str = "stca",
-    weights: dict[str, Path] | None = None,
-    **sections: Any,
+    folder: Path, gpus: GpuPool | None, network: str = "stca", **sections: Any
 ) -> dict[str, pe.Node]:
     """The nodes of a run for a neural network and a classical method, by name."""
     run = BoldRun({"subject": "01", "task": "rest"}, folder / "bold.nii.gz", 2.0, "MNI", 100)
@@ -217,7 +213,7 @@ def nodes_of(
     if not parcels.exists():  # the time of a file counts in a node's hash
         parcels.touch()
     config = Config(bids_dir=folder, output_dir=folder / "out", **sections)
-    plan = Plan(config, folder, parcels, parcels, weights or {}, 3, folder / "crashes", gpus)
+    plan = Plan(config, folder, parcels, parcels, {}, 3, folder / "crashes", gpus)
     workflow = networks_workflow(plan, [CleanedFolder(to_do, folder, "f")])
     return {name: workflow.get_node(name) for name in workflow.list_node_names()}
 
@@ -235,17 +231,14 @@ def test_nodes_with_a_neural_network_take_gpus(tmp_path: Path) -> None:
 def test_where_nulls_need_models_of_their_own_there_is_memory_to_train_them(
     tmp_path: Path,
 ) -> None:
-    def gigabytes(stage: str, network: str, **asked: Any) -> float:
-        nodes = nodes_of(tmp_path, None, network, **asked)
+    def gigabytes(stage: str, network: str, **nulls: Any) -> float:
+        nodes = nodes_of(tmp_path, None, network, nulls=nulls)
         return float(nodes[f"{stage}_{network}_sub_01_task_rest"].mem_gb)
 
-    for network in ("stca", "scaae"):
-        to_train = gigabytes("fit", network)
-        assert gigabytes("weigh", network) > to_train
-        assert gigabytes("weigh", network, nulls={"refit_surrogates": True}) > to_train
-        given = {network: tmp_path / "model.safetensors"}
-        given[network].touch()
-        assert gigabytes("weigh", network, weights=given) < to_train
+    refit = {"refit_surrogates": True}
+    assert gigabytes("weigh", "scaae") > gigabytes("fit", "scaae")
+    assert gigabytes("weigh", "stca", **refit) > gigabytes("fit", "stca")
+    assert gigabytes("weigh", "stca") < gigabytes("fit", "stca")
 
 
 def test_a_call_is_taken_up_where_there_are_other_gpus(tmp_path: Path) -> None:

@@ -78,10 +78,9 @@ def _networks(config: Config, models: Sequence[str], told: Sequence[str], named:
         )
     apart = [name for name in searching if config.searched_apart(name)]
     if apart and (nulls.n_surrogates or nulls.n_surrogate_maps):
-        was, its = ("were", "their") if len(apart) > 1 else ("was", "its")
         sentences.append(
-            f"For this {listed(apart)} {was} trained on either half of a run anew, and {its} maps "
-            "of the other half were searched; IoU is the mean of both ways."
+            f"For this {listed(apart)} was trained on either half of a run anew, and its maps of "
+            "the other half were searched; IoU is the mean of both ways."
         )
     if learned:
         sentences.append(
