@@ -101,11 +101,9 @@ class _Mapper:
 
     Parameters
     ----------
-    network : Module
-        It was made of; held so that nothing else can take its place in memory.
-    weights : list of (int, int)
-        Where each of its tensors was, and how often it had been changed.
-    asked : Compute
+    made_of : tuple
+        The network, held so that nothing else can take its place in memory; where each of its
+        tensors was, and how often it had been changed; what was asked to compute with.
     model : NeuralModel
         With the network that makes maps.
     compute : Compute
@@ -114,16 +112,10 @@ class _Mapper:
         Of the model, see :attr:`Model.inference`.
     """
 
-    network: nn.Module
-    weights: list[tuple[int, int]]
-    asked: Compute
+    made_of: tuple[nn.Module, list[tuple[int, int]], Compute]
     model: NeuralModel
     compute: Compute
     inference: dict[str, Any]
-
-
-def _weights_of(network: nn.Module) -> list[tuple[int, int]]:
-    return [(value.data_ptr(), value._version) for value in network.state_dict().values()]
 
 
 class NeuralModel(Model):
@@ -436,12 +428,12 @@ class NeuralModel(Model):
 
     def _mapper_for(self, window: Tensor, compute: Compute) -> _Mapper:
         """What to make maps with, as long as the weights stay as they are."""
-        kept, weights = self._kept_mapper, _weights_of(self.network)
-        same = kept is not None and kept.network is self.network and kept.weights == weights
-        if kept is None or not same or kept.asked != compute:
+        weights = [(value.data_ptr(), value._version) for value in self.state().values()]
+        made_of = (self.network, weights, compute)
+        kept = self._kept_mapper
+        if kept is None or kept.made_of != made_of:
             model, used = self._checked_mapper(window, compute)
-            kept = _Mapper(self.network, weights, compute, model, used, self.inference)
-            self._kept_mapper = kept
+            kept = self._kept_mapper = _Mapper(made_of, model, used, self.inference)
         self.inference = kept.inference
         return kept
 
