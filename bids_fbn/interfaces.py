@@ -150,9 +150,7 @@ class FitModel(SimpleInterface):
 
 class _FindInputs(_ComputingInputs):
     weights = File(exists=True, mandatory=True)
-    names = traits.Str(
-        mandatory=True, nohash=True, desc="folder of the names of components"
-    )
+    names = traits.Str(mandatory=True, nohash=True, desc="folder of the names of components")
 
 
 class _FindOutputs(TraitedSpec):
