@@ -10,6 +10,7 @@ from scipy.linalg import solve_discrete_lyapunov
 from scipy.signal import lfilter
 from threadpoolctl import threadpool_limits
 
+from bids_fbn.networks.tissue import grey_fraction, white_fraction
 from bids_fbn.nulls.fields import estimate_smoothness
 from bids_fbn.nulls.series import (
     SurrogateKind,
@@ -190,18 +191,24 @@ def test_changing_correlation_stands_out_and_static_does_not(
     assert abs(np.mean(static) - 0.55) < 3 * 0.064
 
 
-def test_noise_has_smoothness_and_spectrum_but_no_network(ball_grid: Grid) -> None:
-    run = two_regions(ball_grid, 150, 0)
+def test_noise_has_no_network(ball_grid: Grid) -> None:
     rng = np.random.default_rng(5)
-    # A network of two distant regions in smooth noise.
-    x = ball_grid.coordinates[:, 0]
-    ends = (x < np.quantile(x, 0.2)) | (x > np.quantile(x, 0.8))
-    shared = coloured(rng.standard_normal((150, 1))) * ends
+    # Of the outer half, and the inner half does the opposite: the brain as a whole does nothing.
+    out = np.abs(ball_grid.coordinates[:, 0] - np.median(ball_grid.coordinates[:, 0]))
+    ends = np.empty(ball_grid.n_voxels, dtype=bool)
+    ends[np.argsort(out, kind="stable")] = np.arange(ball_grid.n_voxels) >= ball_grid.n_voxels / 2
+    shared = coloured(rng.standard_normal((150, 1))) * np.where(ends, 1, -1)
     run = run_of(shared + coloured(smooth_fields(rng, 150, ball_grid, 16.0)), ball_grid, 7)
-    surrogates = list(surrogate_runs(run, "noise", 20, 0))
     assert np.corrcoef(*regions(run))[0, 1] > 0.3
-    between = [np.corrcoef(*regions(s))[0, 1] for s in surrogates]
-    assert abs(np.mean(between)) < 0.1
+    between = [np.corrcoef(*regions(s))[0, 1] for s in surrogate_runs(run, "noise", 20, 0)]
+    # Below 0, since the mean of all of such a small brain is 0.
+    assert -0.4 < np.mean(between) < 0.1
+
+
+def test_noise_has_the_smoothness_and_the_spectrum_of_the_run(ball_grid: Grid) -> None:
+    rng = np.random.default_rng(5)
+    run = run_of(coloured(smooth_fields(rng, 150, ball_grid, 16.0)), ball_grid, 7)
+    surrogates = list(surrogate_runs(run, "noise", 20, 0))
 
     def power(signals: Signals) -> np.ndarray:
         spectrum = np.abs(np.fft.rfft(np.asarray(signals.data)[:, signals.covered], axis=0)) ** 2
@@ -213,6 +220,53 @@ def test_noise_has_smoothness_and_spectrum_but_no_network(ball_grid: Grid) -> No
     own = estimate_smoothness(np.asarray(run.data), ball_grid, run.covered)
     drawn = estimate_smoothness(np.asarray(surrogates[0].data), ball_grid, run.covered)
     assert np.allclose(own.fwhm, drawn.fwhm, rtol=0.15)
+
+
+def test_noise_keeps_what_tissues_do(coarse_grid: Grid) -> None:
+    """By the share of each voxel; a network in one of them is gone."""
+    rng = np.random.default_rng(3)
+    grey, white = grey_fraction(coarse_grid), white_fraction(coarse_grid)
+    far = np.abs(coarse_grid.coordinates[:, 0]) > 55
+    courses = coloured(rng.standard_normal((100, 3)))
+    noise = coloured(smooth_fields(rng, 100, coarse_grid, 12.0))
+    run = run_of(courses @ np.stack([grey, 0.7 * white, far]) + noise, coarse_grid)
+    shares = np.stack([grey, white, 1 - grey - white], axis=1)
+
+    def of_tissues(signals: Signals) -> np.ndarray:
+        return np.asarray(signals.data) @ shares / shares.sum(axis=0)
+
+    def of_network(signals: Signals) -> float:
+        """Mean r of its voxels on the left with those on the right, without tissues."""
+        data = np.asarray(signals.data)
+        means = np.linalg.qr(of_tissues(signals))[0]
+        left, right = (data[:, far & side] for side in (x < 0, x > 0))
+        rest = [(part - means @ (means.T @ part)).mean(axis=1) for part in (left, right)]
+        return float(np.corrcoef(*rest)[0, 1])
+
+    x = coarse_grid.coordinates[:, 0]
+    assert of_network(run) > 0.6
+    surrogates = list(surrogate_runs(run, "noise", 10, 0))
+    assert abs(np.mean([of_network(s) for s in surrogates])) < 0.15
+    for surrogate in surrogates:
+        for own, kept in zip(of_tissues(run).T, of_tissues(surrogate).T, strict=True):
+            assert np.corrcoef(own, kept)[0, 1] > 0.99
+            assert kept.std() == pytest.approx(own.std(), rel=0.05)
+            r_run, r_noise = (
+                np.linalg.lstsq(shares, np.asarray(of.data).T @ own / 100 / own.std())[0]
+                for of in (run, surrogate)
+            )
+            assert r_noise == pytest.approx(r_run, abs=0.02)
+
+
+def test_noise_of_a_run_without_a_global_signal_has_none(ball_grid: Grid) -> None:
+    rng = np.random.default_rng(4)
+    pairs, odd = divmod(ball_grid.n_voxels, 2)
+    half = coloured(smooth_fields(rng, 80, ball_grid, 16.0))[:, :pairs]
+    run = run_of(np.hstack([rng.random((80, odd)), half, -half]), ball_grid, odd)
+    for surrogate in surrogate_runs(run, "noise", 3, 0):
+        data = np.asarray(surrogate.data)[:, run.covered]
+        assert np.allclose(data.std(axis=0), 1, atol=1e-3)
+        assert np.abs(data.mean(axis=1)).max() < 0.03
 
 
 def cleaned_of(nuisances: np.ndarray, grid: Grid, seed: int) -> Signals:

@@ -169,8 +169,9 @@ EVIDENCE: Columns = {
             "of the other",
             "fields": "sets of random maps as smooth and as correlated as the candidates "
             "(--surrogate-maps)",
-            "noise": "runs of noise as smooth as the run, with its mean spectrum and cleaned like "
-            "it, to which the method was applied in the same way",
+            "noise": "runs of noise as smooth as the run, with its mean spectrum and the mean "
+            "signals of its tissues, cleaned like it, to which the method was applied in the same "
+            "way",
             "phase": "random phases, the same for all voxels or networks: static correlation; a "
             "run's within what cleaning has left of it",
             "var": "a stationary Gaussian autoregressive model of the run, cleaned like it",

@@ -38,8 +38,9 @@ def coherence_evidence(
         (:func:`~bids_fbn.nulls.turned.turning`): any smooth map is coherent there, and in some
         places more than in others.
     ``noise``
-        the same maps in runs of noise as smooth as the run and cleaned like it: what is compact
-        is coherent in anything smooth.
+        the same maps in runs of noise as smooth as the run and cleaned like it, with the signals
+        of its tissues: what is compact is coherent in anything smooth, and what lies in grey
+        matter in any run whose cleaning has left a signal there.
 
     Parameters
     ----------

@@ -46,9 +46,9 @@ def search_evidence(
         another; candidates are not: those of a brain lie in its cortex, and a network that pads
         with zeros sees the edge of the brain in anything.
     ``noise``
-        runs of noise as smooth as the run and cleaned like it, to which the method is applied in
-        the same way. Whatever it does to noise is in there; but maps of a real run are smoother
-        than those.
+        runs of noise as smooth as the run and cleaned like it, with the signals of its tissues, to
+        which the method is applied in the same way. Whatever it does to noise is in there; but
+        maps of a real run are smoother than those.
 
     A model that was trained on the run has not seen the noise. Where that counts
     (:attr:`Method.searched_apart`) it is trained on either half of the run anew, the maps that it

@@ -1,4 +1,4 @@
-"""Where grey matter is, by the map of it that nilearn brings along."""
+"""Where grey and white matter are, by the maps of them that nilearn brings along."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ __all__ = [
     "grey_quarters",
     "resampled",
     "tissue_fraction",
+    "white_fraction",
 ]
 
 # The MNI template is a mean over people, in which cortex is blurred: at half probability it loses
@@ -28,16 +29,26 @@ GREY_MATTER_THRESHOLD = 0.25
 
 def grey_fraction(grid: Grid) -> np.ndarray:
     """Mean probability of grey matter in each voxel, (V,); the grid is in an MNI space."""
-    return grid.gather(_grey_in_box(tuple(grid.affine.ravel().tolist()), grid.shape))
+    return _of_template("gm", grid)
+
+
+def white_fraction(grid: Grid) -> np.ndarray:
+    """Mean probability of white matter in each voxel, (V,); the grid is in an MNI space."""
+    return _of_template("wm", grid)
+
+
+def _of_template(tissue: str, grid: Grid) -> np.ndarray:
+    return grid.gather(_in_box(tissue, tuple(grid.affine.ravel().tolist()), grid.shape))
 
 
 # Takes a second or two, and every run and model asks for it.
-@lru_cache(maxsize=2)
-def _grey_in_box(affine: tuple[float, ...], shape: tuple[int, int, int]) -> np.ndarray:
-    from nilearn.datasets import load_mni152_gm_template
+@lru_cache(maxsize=4)
+def _in_box(tissue: str, affine: tuple[float, ...], shape: tuple[int, int, int]) -> np.ndarray:
+    from nilearn.datasets import load_mni152_gm_template, load_mni152_wm_template
 
+    load = {"gm": load_mni152_gm_template, "wm": load_mni152_wm_template}[tissue]
     box = Grid(np.reshape(affine, (4, 4)), np.ones(shape, dtype=bool))
-    return tissue_fraction(load_mni152_gm_template(resolution=2), box)
+    return tissue_fraction(load(resolution=2), box)
 
 
 def grey_quarters(grid: Grid) -> np.ndarray:

@@ -8,8 +8,8 @@ kind       keeps                                               has nothing of
 ``var``    covariance at lag 0 and 1 of the leading            the same; longer lags are those of
            components, in expectation; spectra of the rest;    the model
            what cleaning has taken out
-``noise``  smoothness in space, mean spectrum in time, what    networks
-           cleaning has taken out
+``noise``  smoothness in space, mean spectrum in time, the     networks
+           signals of tissues, what cleaning has taken out
 =========  ==================================================  ==================================
 
 In ``phase`` and ``var`` the correlation between any two places is static: whatever changes in time
@@ -18,6 +18,10 @@ there is chance. All are Gaussian, or nearly so, and were stationary before they
 That last point decides. A run of which 40 nuisances were regressed out is not stationary, however
 static the brain: it is smallest where the nuisances are largest. Surrogates that are have windows
 more alike than those of the run, and one run in six without any change in it would stand out.
+
+Noise keeps the mean signals of grey matter, white matter and fluid, each voxel by its share of
+these. What a whole tissue does is no network, but most cleaning leaves some of it in. Since
+networks lie in one tissue, noise without it would let networks stand that are not there.
 
 Volumes that are kept are treated as one series without gaps: where some were left out, spectra and
 lags are those of what was kept, put end to end.
@@ -31,9 +35,11 @@ from typing import Literal
 
 import numpy as np
 from scipy.fft import irfft, rfft
-from scipy.linalg import circulant
+from scipy.linalg import circulant, orth
 from threadpoolctl import threadpool_limits
 
+from bids_fbn.networks.tissue import grey_fraction, white_fraction
+from bids_fbn.signal.grid import Grid
 from bids_fbn.signal.signals import Signals
 
 __all__ = [
@@ -79,9 +85,10 @@ def surrogate_runs(
     kind : {"phase", "var", "noise"}
         Multivariate phase randomisation (Prichard & Theiler 1994, Phys Rev Lett 73:951) of what
         cleaning has left: see :func:`turned`; a static vector autoregressive model with Gaussian
-        innovations (Liégeois et al. 2017, NeuroImage 163:437); smooth Gaussian noise that has the
-        mean power spectrum of the voxels. All are cleaned as the run was: see
-        :func:`left_by_cleaning`.
+        innovations (Liégeois et al. 2017, NeuroImage 163:437); the mean signals of the run's
+        tissues and, for all the rest, smooth Gaussian noise that has the mean power spectrum of
+        the voxels. All are cleaned as the run was: see :func:`left_by_cleaning`. The grid of
+        ``noise`` is in an MNI space.
     n : int
     seed : int
 
@@ -297,24 +304,55 @@ def _noise(signals: Signals) -> _Draw:
 
     covered = signals.covered
     data = _in_memory(signals)
-    smoothness = estimate_smoothness(data, signals.grid, covered)
-    shape = data.shape
-    power = _mean_power(data, covered)
+    tissues = _tissues(signals.grid, covered)
+    courses, r = _signals_of(tissues, data[:, covered])
     left = left_by_cleaning(data[:, covered])
+    rest = np.zeros_like(data)
+    rest[:, covered] = _zscored(data[:, covered] - courses @ r)
+    del data
+    # As much of them as the share of tissues tells: a network's own part is not in its null.
+    r = (r @ tissues) @ tissues.T
+    smoothness = estimate_smoothness(rest, signals.grid, covered)
+    shape = rest.shape
+    power = _mean_power(rest, covered)
     waves = rfft(left, axis=0, norm="ortho")
     share = np.square(np.abs(waves)).sum(axis=1)  # of each frequency that is left
     amplitude = np.sqrt(power / share.clip(min=_LEAST_SHARE))
     # A filter without delay; what it gives, once cleaned, has the mean power spectrum.
-    colour = circulant(irfft(amplitude, n=len(data)))
+    colour = circulant(irfft(amplitude, n=shape[0]))
     cleaned = (left @ (left.T @ colour)).astype(np.float32)
-    del data
+    amount = np.sqrt((1 - np.square(r).sum(axis=0)).clip(min=0))
+    del rest
 
     def draw(rng: np.random.Generator) -> np.ndarray:
         noise = np.zeros(shape, dtype=np.float32)
-        noise[:, covered] = cleaned @ draw_fields(smoothness, shape[0], rng)
+        drawn = amount * _zscored(cleaned @ draw_fields(smoothness, shape[0], rng))
+        # The signals of its tissues are those of the run, and nothing beside them.
+        drawn -= (drawn @ tissues) @ tissues.T
+        drawn += courses @ r
+        noise[:, covered] = drawn
         return noise
 
     return draw
+
+
+def _tissues(grid: Grid, covered: np.ndarray) -> np.ndarray:
+    """Orthonormal maps (V_covered, k) that grey matter, white matter and fluid are sums of."""
+    grey, white = grey_fraction(grid)[covered], white_fraction(grid)[covered]
+    shares = np.stack([grey, white, 1 - grey - white], axis=1).astype(np.float64)
+    return orth(shares).astype(np.float32)
+
+
+def _signals_of(maps: np.ndarray, data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What the sums over maps (V, k) have of signals, and each voxel of these.
+
+    Uncorrelated courses (T, m) of mean 0 and variance 1, and the correlation of each voxel with
+    them (m, V). Of sums that are 0 in all volumes, as when they were regressed out, there is none.
+    """
+    axes, sizes, _ = np.linalg.svd((data @ maps).astype(np.float64), full_matrices=False)
+    there = np.square(sizes) > _NOTHING * data.size
+    courses = (np.sqrt(len(data)) * axes[:, there]).astype(np.float32)
+    return courses, courses.T @ data / np.float32(len(data))
 
 
 def left_by_cleaning(data: np.ndarray) -> np.ndarray:

@@ -118,8 +118,9 @@ def _networks(config: Config, models: Sequence[str], told: Sequence[str], named:
     if nulls.n_surrogates:
         kinds.append(
             f"in {nulls.n_surrogates:,} runs of Gaussian noise with the smoothness in space and "
-            "the mean power spectrum of the run, cleaned of as many nuisances, to which the "
-            "method was applied in the same way"
+            "the mean power spectrum of the run, cleaned of as many nuisances, beside the mean "
+            "signals of its grey matter, white matter and fluid by the share of each voxel, to "
+            "which the method was applied in the same way"
         )
     if not kinds:
         return " ".join([*sentences, "No surrogates were made: nothing says what chance gives."])

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.ndimage import binary_erosion, gaussian_filter, gaussian_filter1d
 from scipy.signal import lfilter
 
-from bids_fbn.networks.tissue import grey_fraction, tissue_fraction
+from bids_fbn.networks.tissue import grey_fraction, tissue_fraction, white_fraction
 from bids_fbn.signal.confounds import HEAD_RADIUS_MM, power_displacement
 from bids_fbn.signal.grid import Grid, grid_geometry
 from bids_fbn.simulation.cohort import Site
@@ -108,10 +108,7 @@ def mni_head(resolution: float, space: str) -> Head:
         width of the voxels that one simulates with.
     """
     import nibabel as nib
-    from nilearn.datasets import (
-        load_mni152_brain_mask,
-        load_mni152_wm_template,
-    )
+    from nilearn.datasets import load_mni152_brain_mask
 
     affine, shape = grid_geometry(resolution)
     box = Grid(affine, np.ones(shape, dtype=bool), space)
@@ -119,7 +116,7 @@ def mni_head(resolution: float, space: str) -> Head:
     brain = nib.Nifti1Image(mask_2mm.get_fdata(dtype=np.float32), mask_2mm.affine)
     grid = Grid(affine, tissue_fraction(brain, box) >= 0.5, space, "MNI152 brain mask of nilearn")
     grey = grey_fraction(grid).clip(0, 1)
-    white = grid.gather(tissue_fraction(load_mni152_wm_template(resolution=2), box)).clip(0, 1)
+    white = white_fraction(grid).clip(0, 1)
     whole = np.maximum(grey + white, 1)
     grey, white = grey / whole, white / whole
     return Head(grid, grey, white, 1 - grey - white, grid.gather(binary_erosion(grid.mask)))
