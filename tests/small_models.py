@@ -17,6 +17,7 @@ from bids_fbn.signal.grid import Grid
 from bids_fbn.signal.signals import Signals
 
 __all__ = [
+    "BF16",
     "CLASSES",
     "CPU",
     "SMALL",
@@ -29,6 +30,7 @@ __all__ = [
     "weights_of",
 ]
 
+BF16 = Compute("cpu", "bf16")
 CPU = Compute("cpu", "fp32")
 SMALL = {
     "stca": Recipe(window=6, channels=4, learning_rate=2e-3, epochs=3, batch=2, stride=2),
