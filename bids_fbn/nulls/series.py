@@ -303,12 +303,12 @@ def _noise(signals: Signals) -> _Draw:
     from bids_fbn.nulls.fields import draw_fields, estimate_smoothness
 
     covered = signals.covered
-    data = _in_memory(signals)
+    data = _in_memory(signals)[:, covered]
+    left = left_by_cleaning(data)
     tissues = _tissues(signals.grid, covered)
-    courses, r = _signals_of(tissues, data[:, covered])
-    left = left_by_cleaning(data[:, covered])
-    rest = np.zeros_like(data)
-    rest[:, covered] = _zscored(data[:, covered] - courses @ r)
+    courses, r = _signals_of(tissues, data)
+    rest = np.zeros(signals.data.shape, dtype=np.float32)
+    rest[:, covered] = _zscored(data - courses @ r)
     del data
     # As much of them as the share of tissues tells: a network's own part is not in its null.
     r = (r @ tissues) @ tissues.T
