@@ -8,7 +8,8 @@ Every method is applied to simulated runs, cleaned as real ones are. Of noise-on
 that stands out (corrected p < 0.05) is a false one; of these and of static ones, whose
 correlations do not change, any measure of change that does. With 20 surrogates a correct test errs
 in 1 of 21 runs, 4.8 %; with 100 and 99 turns of either kind in 5 of 101 and 4 of 100. The
-intervals are of Clopper and Pearson, 95 %.
+intervals are of Clopper and Pearson, 95 %. The mean of the lowest p of each run is 0.52 with 20
+surrogates and 0.50 with 100 if the test is right; it shows sooner than the share if it is not.
 
 Jumps of the head and noise make a static run uneven in time too: --no-motion-spikes and --noise
 say how much of what is found comes from there. --seed gives other runs, with other surrogates: are
@@ -172,6 +173,7 @@ def table(rows: pd.DataFrame) -> str:
             rate = false_positive_rate(np.nan_to_num(p, nan=1.0), ALPHA)
             cells.append(
                 f"{100 * rate.share:.1f} % ({100 * rate.low:.1f} to {100 * rate.high:.1f})"
+                + (f", p {np.nanmean(p):.2f}" if np.isfinite(p).any() else "")
             )
         lines.append(f"| {model} | {' | '.join(cells)} | {of_model['seconds'].mean():.1f} |")
     return "\n".join(lines)
