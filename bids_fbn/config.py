@@ -148,8 +148,8 @@ GIVEN_MAPS = frozenset({"udr", "dualregression"})
 # Trained on a run they see more change in it than in surrogates (docs/methods.md): these say
 # nothing of change unless they get models of their own, or the model is of other runs.
 REFIT_FOR_CHANGE = frozenset({"stcnn"})
-# Trained on a run they find more in it than in noise that they have not seen (docs/methods.md):
-# what is searched are volumes of the run that they have not seen either.
+# Trained on a run it finds more in it than in noise that it has not seen (docs/methods.md):
+# what is searched are volumes of the run that it has not seen either.
 SEARCHED_APART = frozenset({"scaae"})
 
 

@@ -226,7 +226,8 @@ def test_noise_keeps_what_tissues_do(coarse_grid: Grid) -> None:
     """By the share of each voxel; a network in one of them is gone."""
     rng = np.random.default_rng(3)
     grey, white = grey_fraction(coarse_grid), white_fraction(coarse_grid)
-    far = np.abs(coarse_grid.coordinates[:, 0]) > 55
+    x = coarse_grid.coordinates[:, 0]
+    far = np.abs(x) > 55
     courses = coloured(rng.standard_normal((100, 3)))
     noise = coloured(smooth_fields(rng, 100, coarse_grid, 12.0))
     run = run_of(courses @ np.stack([grey, 0.7 * white, far]) + noise, coarse_grid)
@@ -243,7 +244,6 @@ def test_noise_keeps_what_tissues_do(coarse_grid: Grid) -> None:
         rest = [(part - means @ (means.T @ part)).mean(axis=1) for part in (left, right)]
         return float(np.corrcoef(*rest)[0, 1])
 
-    x = coarse_grid.coordinates[:, 0]
     assert of_network(run) > 0.6
     surrogates = list(surrogate_runs(run, "noise", 10, 0))
     assert abs(np.mean([of_network(s) for s in surrogates])) < 0.15

@@ -21,7 +21,7 @@ more alike than those of the run, and one run in six without any change in it wo
 
 Noise keeps the mean signals of grey matter, white matter and fluid, each voxel by its share of
 these. What a whole tissue does is no network, but most cleaning leaves some of it in. Since
-networks lie in one tissue, noise without it would let networks stand that are not there.
+networks lie in one tissue, noise without these would let networks stand that are not there.
 
 Volumes that are kept are treated as one series without gaps: where some were left out, spectra and
 lags are those of what was kept, put end to end.
