@@ -90,7 +90,7 @@ def coherence_evidence(
         columns = {
             "observed": np.tanh(statistic),
             "p": p_of(statistic, null),
-            "p_corrected": corrected_p(statistic, null),
+            "p_corrected": corrected_p(statistic, null, one_unit=True),
         }
         by_template = {name: method.by_template(of[None])[0] for name, of in columns.items()}
         r = np.tanh(method.by_template(null))

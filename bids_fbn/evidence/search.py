@@ -103,7 +103,7 @@ def search_evidence(
     ).reshape(n_surrogates, len(statistic))
     rows = []
     for kind, null in nulls.items():
-        p, corrected = p_of(statistic, null), corrected_p(statistic, null)
+        p, corrected = p_of(statistic, null), corrected_p(statistic, null, one_unit=True)
         rows += [
             row(
                 "network",

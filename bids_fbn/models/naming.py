@@ -72,7 +72,7 @@ def _names(
     iou = Matcher(templates.supports, rule, everywhere).match(maps.astype(np.float32)).iou
     chosen, statistic = assign_one_to_one(iou), search_statistic(iou)
     nulls = elsewhere_null(maps, templates, grid, everywhere, rule, NAMING_TURNS, _SEED, threads)
-    p = np.max([corrected_p(statistic, null) for null in nulls.values()], axis=0)
+    p = np.max([corrected_p(statistic, null, one_unit=True) for null in nulls.values()], axis=0)
     names = [f"component-{k + 1:02d}" for k in range(len(maps))]
     for name, k, of_template in zip(templates.networks, chosen, p, strict=True):
         if k >= 0 and of_template < ALPHA:

@@ -38,19 +38,32 @@ def p_of(statistic: np.ndarray, null: np.ndarray, *, two_sided: bool = False) ->
     return np.where(known[0] & (count > 1), reached / np.maximum(count, 1), np.nan)
 
 
-def corrected_p(statistic: np.ndarray, null: np.ndarray, *, two_sided: bool = False) -> np.ndarray:
+def corrected_p(
+    statistic: np.ndarray,
+    null: np.ndarray,
+    *,
+    two_sided: bool = False,
+    one_unit: bool = False,
+) -> np.ndarray:
     """Share of the surrogates in which any of the P statistics stands out as much.
 
     What is compared differs in mean and spread under the null, so each is standardised over the
     surrogates, the observed one among them: then all are treated alike (Westfall and Young 1993,
     Resampling-based multiple testing).
 
+    Of n values with the observed one, none is more than sqrt(n - 1) of their spreads above their
+    mean. A surrogate reaches that by however little it exceeds others that are all alike, and no
+    statistic could then stand. So where all have one unit, none is divided by less than the median
+    of the spreads: of all n, so that the observed one is still treated as the surrogates are.
+
     Parameters
     ----------
     statistic, null, two_sided
         See :func:`p_of`.
+    one_unit : bool
+        The P statistics are of one unit, as the IoU of P networks are.
     """
-    together = _standardised(statistic, null, two_sided)
+    together = _standardised(statistic, null, two_sided, one_unit)
     tested = np.isfinite(together[0])
     highest = np.where(np.isfinite(together[:, tested]), together[:, tested], -np.inf).max(
         axis=1, initial=-np.inf, keepdims=True
@@ -73,13 +86,17 @@ def lowest_p(evidence: pd.DataFrame) -> float:
 _ROUNDING = 1e-9
 
 
-def _standardised(statistic: np.ndarray, null: np.ndarray, two_sided: bool) -> np.ndarray:
+def _standardised(
+    statistic: np.ndarray, null: np.ndarray, two_sided: bool, one_unit: bool = False
+) -> np.ndarray:
     together = np.vstack([statistic, null]).astype(float)
     known = np.isfinite(together)
     n = np.maximum(known.sum(axis=0), 1)
     mean = np.where(known, together, 0).sum(axis=0) / n
     centred = together - mean
     spread = np.sqrt(np.square(np.where(known, centred, 0)).sum(axis=0) / n)
+    if one_unit and known[0].any():
+        spread = np.maximum(spread, np.median(spread[known[0]]))
     standardised = centred / np.where(spread > 0, spread, 1)
     return np.abs(standardised) if two_sided else standardised
 
