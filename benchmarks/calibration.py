@@ -35,7 +35,7 @@ import numpy as np
 import pandas as pd
 from common import cleaned, processes, read_rows, write_rows
 
-from bids_fbn import evidence, models
+from bids_fbn import evidence
 from bids_fbn.config import MODELS, TRAINED, Config
 from bids_fbn.environment import prepare_environment
 from bids_fbn.errors import RunError
@@ -97,14 +97,8 @@ def claims_of(
     config = config_of(name, options, options.runs * options.seed + number)
     start = time.perf_counter()
     row: dict[str, object] = {"model": name, "data": data, "run": number}
-    compute = choose_compute("cpu", "auto", 1)
     try:
-        if options.claims == ["network"] and config.searched_apart(name):
-            # Only models of its halves are asked, which takes half as long.
-            model = models.create(name, config.models, signals.grid, templates)
-            method = evidence.Method.of(model, config, templates, compute)
-        else:
-            method = fitted(name, signals, templates, config, compute)
+        method = fitted(name, signals, templates, config, choose_compute("cpu", "auto", 1))
     except RunError as error:
         # A run in which the method finds nothing to learn from makes no claim.
         return {**row, "failed": str(error), "seconds": np.nan}

@@ -148,9 +148,6 @@ GIVEN_MAPS = frozenset({"udr", "dualregression"})
 # Trained on a run they see more change in it than in surrogates (docs/methods.md): these say
 # nothing of change unless they get models of their own, or the model is of other runs.
 REFIT_FOR_CHANGE = frozenset({"stcnn"})
-# Trained on a run it finds more in it than in noise that it has not seen (docs/methods.md):
-# what is searched are volumes of the run that it has not seen either.
-SEARCHED_APART = frozenset({"scaae"})
 
 
 class ModelOptions(_Section):
@@ -383,10 +380,6 @@ class Config(_Section):
     def tests_change(self, model: str) -> bool:
         """Whether surrogates, as they are used, say anything of change over time by a model."""
         return model not in REFIT_FOR_CHANGE or not self.of_the_run(model)
-
-    def searched_apart(self, model: str) -> bool:
-        """Whether a model is trained on one half of a run to be searched in the other."""
-        return model in SEARCHED_APART and self.of_the_run(model)
 
     def of_the_run(self, model: str) -> bool:
         """Whether surrogates of a run get the model that was fitted to the run."""

@@ -13,9 +13,9 @@ import torch
 from small_models import CPU, small
 
 from bids_fbn import evidence, models
-from bids_fbn.config import MODELS, Config, ModelOptions, NullOptions
+from bids_fbn.config import MODELS, Config, ModelOptions
 from bids_fbn.evaluation.assess import fitted
-from bids_fbn.evidence import Method, dynamic_evidence, half_evidence, network_evidence, weigh
+from bids_fbn.evidence import Method, dynamic_evidence, half_evidence, network_evidence
 from bids_fbn.networks.courses import Coherence
 from bids_fbn.networks.maps import SupportRule
 from bids_fbn.networks.states import StateRule
@@ -126,119 +126,10 @@ def test_each_run_has_surrogates_of_its_own(
     assert (first["null_mean"] != other["null_mean"]).all()
 
 
-def test_who_was_trained_on_a_run_is_searched_in_volumes_that_it_has_not_seen(
-    ball_grid: Grid, templates: TemplateSet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = run_of(ball_grid, 60)
-    method = method_of("scaae", run, templates, sloppy=True, epochs=1)
-    method = replace(method, searched_apart=True)
-    seen: list[tuple[list[int], list[int]]] = []
-    searched = Method.budget_maps
-
-    def noted(self: Method, model: Any, part: Signals) -> np.ndarray:
-        seen.append((trained[id(model)], part.kept.tolist()))
-        return searched(self, model, part)
-
-    trained: dict[int, list[int]] = {}
-    models_kept = []
-    fit = type(method.model).fit
-
-    def noting(self: Any, runs: list[Signals], *more: Any) -> Any:
-        trained[id(self)] = runs[0].kept.tolist()
-        models_kept.append(self)
-        return fit(self, runs, *more)
-
-    monkeypatch.setattr(type(method.model), "fit", noting)
-    monkeypatch.setattr(Method, "budget_maps", noted)
-    rows = table(network_evidence(method, run, 3, 5)).set_index("null")
-    # Twice the run, twice each surrogate.
-    assert len(seen) == 2 * (1 + 3)
-    for of_training, of_search in seen:
-        assert len(of_training) == len(of_search) > 20
-        assert not set(of_training) & set(of_search)
-    assert len(models_kept) == 2
-    for null in ("turned", "mirrored", "noise"):
-        assert (rows.loc[null, "observed"].to_numpy() == rows.loc["turned", "observed"]).all()
-        assert rows.loc[null, "p_corrected"].notna().all()
-
-
-def test_halves_too_short_to_train_on_are_not_held_against_noise(
-    ball_grid: Grid, templates: TemplateSet, caplog: pytest.LogCaptureFixture
-) -> None:
-    run = run_of(ball_grid, 60)
-    method = replace(
-        method_of("stca", run, templates, sloppy=True, epochs=1, window=40), searched_apart=True
-    )
-    rows = table(network_evidence(method, run, 3, 5)).set_index("null")
-    assert rows.loc["turned", "p_corrected"].notna().all()
-    assert rows.loc["noise", "p_corrected"].isna().all()
-    assert network_p(rows.reset_index()).isna().all()
-    assert "not held against noise" in caplog.text
-
-
-def test_what_is_searched_apart(tmp_path: Path) -> None:
-    def apart(name: str, **options: Any) -> bool:
-        config = Config.from_options(
-            {"bids_dir": Path(), "output_dir": Path(), "model": (name,), **options}
-        )
-        return config.searched_apart(name)
-
-    assert apart("scaae")
-    assert not apart("stca")
-    assert not apart("untrained-scaae")
-    assert not apart("scaae", refit_surrogates=True)
-    (tmp_path / "weights.json").write_text('{"Model": "scaae"}')
-    assert not apart("scaae", weights=(tmp_path / "weights.pt",))
-    given = {"bids_dir": Path(), "output_dir": Path()}
-    config = Config.from_options({**given, "model": MODELS})
+def test_methods_text_says_what_has_seen_both_halves() -> None:
+    config = Config.from_options({"bids_dir": Path(), "output_dir": Path(), "model": MODELS})
     text = methods_evidence.weighing(config, [], None)
-    assert "scaae was trained on either half of a run anew" in text
-    assert "What stca, stcnn and udr learned is of the whole run" in text
-    without = {**given, "model": ("scaae", "ica"), "n_surrogates": 0, "n_surrogate_maps": 0}
-    text = methods_evidence.weighing(Config.from_options(without), [], None)
-    assert "anew" not in text
-    assert "What scaae learned is of the whole run" in text
-
-
-def test_halves_are_trained_once_for_search_and_scores(
-    ball_grid: Grid, templates: TemplateSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = run_of(ball_grid, 60)
-    method = method_of("scaae", run, templates, sloppy=True, epochs=1)
-    fitted: list[list[int]] = []
-    fit = type(method.model).fit
-
-    def noting(self: Any, runs: list[Signals], *more: Any) -> Any:
-        fitted.append(runs[0].kept.tolist())
-        assert more[-1] is not None  # where how far it is trained is kept
-        return fit(self, runs, *more)
-
-    monkeypatch.setattr(type(method.model), "fit", noting)
-    networks, _ = method.networks(method.model, run)
-    courses = method.courses(networks, run)
-
-    def scores(searched_apart: bool, n_surrogates: int) -> pd.DataFrame:
-        fitted.clear()
-        rows = weigh(
-            replace(method, searched_apart=searched_apart),
-            run,
-            networks,
-            courses,
-            NullOptions(n_surrogates=n_surrogates, n_surrogate_maps=0),
-            store=tmp_path / "kept",
-        )
-        assert not list((tmp_path / "kept").glob("*.checkpoint*"))
-        return rows[rows["measure"] == "iou_other_half"].set_index("network")["observed"]
-
-    apart = scores(True, 1)
-    assert len(fitted) == 2
-    assert not set(fitted[0]) & set(fitted[1])
-    seen_both = scores(False, 1)
-    assert fitted == []
-    assert (apart != seen_both).any()
-    # Nothing is trained where nothing is held against anything.
-    pd.testing.assert_series_equal(scores(True, 0), seen_both)
-    assert fitted == []
+    assert "What stca, scaae, stcnn and udr learned is of the whole run" in text
 
 
 def test_networks_whose_maps_are_given_stand_by_coherence(

@@ -23,7 +23,7 @@ import pandas as pd
 
 from bids_fbn.evidence.change import dynamic_evidence, dynamic_measures
 from bids_fbn.evidence.coherence import coherence_evidence
-from bids_fbn.evidence.halves import HalfEvidence, TrainedHalves, half_evidence
+from bids_fbn.evidence.halves import HalfEvidence, half_evidence
 from bids_fbn.evidence.method import Method, state_rule, support_rule
 from bids_fbn.evidence.search import search_evidence
 from bids_fbn.evidence.table import ALL, COLUMNS
@@ -43,7 +43,6 @@ __all__ = [
     "COLUMNS",
     "HalfEvidence",
     "Method",
-    "TrainedHalves",
     "dynamic_evidence",
     "dynamic_measures",
     "half_evidence",
@@ -61,7 +60,6 @@ def network_evidence(
     n_surrogates: int,
     n_surrogate_maps: int,
     store: Path | None = None,
-    trained: TrainedHalves | None = None,
 ) -> list[dict[str, Any]]:
     """Whether the networks are there.
 
@@ -75,8 +73,6 @@ def network_evidence(
         Turns of the networks to elsewhere in the brain, or sets of random maps.
     store : Path, optional
         File that keeps what is found in each run of noise as it comes; taken up again.
-    trained : TrainedHalves, optional
-        Models of either half of the run, of a method that needs them, if there are any already.
 
     Returns
     -------
@@ -86,7 +82,7 @@ def network_evidence(
         Without any for a participant in whom its maps were found.
     """
     if method.model.course_maps is None:
-        return search_evidence(method, signals, n_surrogates, n_surrogate_maps, store, trained)
+        return search_evidence(method, signals, n_surrogates, n_surrogate_maps, store)
     if method.model.found_in(signals):
         logger.warning(
             "%s: %s was trained on this participant too, so that its components go together there "
@@ -136,14 +132,8 @@ def weigh(
     """
     names = method.templates.networks
     of_search, of_change = (store / "search", store / "change") if store else (None, None)
-    trained = TrainedHalves(method, signals, store)
-    n_noise, n_places = asked.n_surrogates, asked.n_surrogate_maps
-    rows = network_evidence(method, signals, n_noise, n_places, of_search, trained)
-    half = half_evidence(
-        replace(method, refit=method.refit or refit_halves),
-        signals,
-        trained if method.searched_apart and (n_noise or n_places) else None,
-    )
+    rows = network_evidence(method, signals, asked.n_surrogates, asked.n_surrogate_maps, of_search)
+    half = half_evidence(replace(method, refit=method.refit or refit_halves), signals)
     if half is not None:
         rows += half.rows(names)
     if events is not None:
@@ -153,5 +143,4 @@ def weigh(
     rows += dynamic_evidence(
         method, signals, networks, asked.n_surrogates, asked.surrogates, of_change
     )
-    trained.forget()
     return pd.DataFrame(rows, columns=list(COLUMNS))

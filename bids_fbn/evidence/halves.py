@@ -1,13 +1,11 @@
-"""Models of either half of a run, and what was chosen in one half, scored in the other."""
+"""What was chosen in one half of a run, scored in the other."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -17,49 +15,9 @@ from bids_fbn.evidence.table import row
 from bids_fbn.networks.budget import HalfScores, halves, held_out_variance, score_halves
 from bids_fbn.signal.signals import Signals
 
-if TYPE_CHECKING:
-    from bids_fbn.models.base import Model
-
-__all__ = ["HalfEvidence", "TrainedHalves", "half_evidence"]
+__all__ = ["HalfEvidence", "half_evidence"]
 
 logger = logging.getLogger(__name__)
-
-
-class TrainedHalves:
-    """Models trained on either half of a run, once they are asked for.
-
-    Parameters
-    ----------
-    method : Method
-    signals : Signals
-    store : Path, optional
-        Folder that keeps how far each is trained, until :meth:`forget`.
-    """
-
-    def __init__(self, method: Method, signals: Signals, store: Path | None = None) -> None:
-        self._method, self._signals = method, signals
-        self._checkpoints = [store and store / f"half-{k}.checkpoint" for k in (1, 2)]
-
-    @cached_property
-    def models(self) -> tuple[Model, Model] | None:
-        """Of the first half and of the second; None where a half has too few volumes."""
-        method, parts = self._method, halves(self._signals.n_kept)
-        try:
-            first, second = (
-                method.create().fit(
-                    [self._signals.stretch(rows)], method.compute, method.seed, checkpoint
-                )
-                for rows, checkpoint in zip(parts, self._checkpoints, strict=True)
-            )
-        except RunError as error:
-            logger.warning("%s: not held against noise: %s", self._signals.name, error)
-            return None
-        return first, second
-
-    def forget(self) -> None:
-        """Remove what was kept of their training."""
-        for checkpoint in filter(None, self._checkpoints):
-            checkpoint.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,9 +54,7 @@ class HalfEvidence:
         return [*rows, row("fit", "held_out_variance", observed=self.held_out_variance)]
 
 
-def half_evidence(
-    method: Method, signals: Signals, trained: TrainedHalves | None = None
-) -> HalfEvidence | None:
+def half_evidence(method: Method, signals: Signals) -> HalfEvidence | None:
     """Choose in one half of the run, score in the other, and the other way round.
 
     Parameters
@@ -106,8 +62,6 @@ def half_evidence(
     method : Method
         Its model for each half is that of the run, or of the half if the method says `refit`.
     signals : Signals
-    trained : TrainedHalves, optional
-        Its models instead.
 
     Returns
     -------
@@ -116,10 +70,7 @@ def half_evidence(
     """
     parts = [signals.stretch(rows) for rows in halves(signals.n_kept)]
     try:
-        own = (trained and trained.models) or [method.on(part) for part in parts]
-        first, second = (
-            method.budget_maps(model, part) for model, part in zip(own, parts, strict=True)
-        )
+        first, second = (method.budget_maps(method.on(part), part) for part in parts)
     except RunError as error:
         logger.info("%s: no scores between halves: %s", signals.name, error)
         return None

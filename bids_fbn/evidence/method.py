@@ -73,9 +73,6 @@ class Method:
         What a search is held against, see :func:`~bids_fbn.evidence.search.search_evidence`.
     tests_change : bool
         Whether surrogates as they are used here say anything of change over time.
-    searched_apart : bool
-        Whether the search is among the maps of either half of the run by a model that was
-        trained on the other half.
     """
 
     model: Model
@@ -90,7 +87,6 @@ class Method:
     seed: int
     surrogate_maps: SurrogateMaps = "turned"
     tests_change: bool = True
-    searched_apart: bool = False
 
     @classmethod
     def of(
@@ -136,7 +132,6 @@ class Method:
             seed=config.compute.random_seed,
             surrogate_maps=config.nulls.surrogate_maps,
             tests_change=refit or config.tests_change(model.name),
-            searched_apart=not refit and config.searched_apart(model.name),
         )
 
     def seed_of(self, signals: Signals) -> int:

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from bids_fbn.evidence.halves import TrainedHalves
 from bids_fbn.evidence.method import Method
 from bids_fbn.evidence.surrogates import over_surrogates
 from bids_fbn.evidence.table import null_values, row
-from bids_fbn.networks.budget import halves
 from bids_fbn.networks.overlap import Matcher
 from bids_fbn.nulls.pvalues import corrected_p, p_of
 from bids_fbn.nulls.series import surrogate_runs
 from bids_fbn.nulls.spatial import elsewhere_null, random_maps_null, search_statistic
 from bids_fbn.signal.signals import Signals
-
-if TYPE_CHECKING:
-    from bids_fbn.models.base import Model
 
 __all__ = ["search_evidence"]
 
@@ -30,7 +25,6 @@ def search_evidence(
     n_surrogates: int,
     n_surrogate_maps: int,
     store: Path | None = None,
-    trained: TrainedHalves | None = None,
 ) -> list[dict[str, Any]]:
     """Overlap of each template with the map assigned to it among the budget of maps.
 
@@ -50,10 +44,6 @@ def search_evidence(
         which the method is applied in the same way. Whatever it does to noise is in there; but
         maps of a real run are smoother than those.
 
-    A model that was trained on the run has not seen the noise. Where that counts
-    (:attr:`Method.searched_apart`) it is trained on either half of the run anew, the maps that it
-    gives of the other half are searched, and IoU is the mean of both ways.
-
     Parameters
     ----------
     method : Method
@@ -64,40 +54,22 @@ def search_evidence(
         Turns of the templates, half of them of either kind, or sets of random maps.
     store : Path, optional
         File that keeps what is found in each run of noise as it comes; taken up again.
-    trained : TrainedHalves, optional
-        Models of either half, if there are any already.
     """
     supports = method.templates.supports[:, signals.covered]
     matcher = Matcher(supports, method.rule, np.ones(supports.shape[1], dtype=bool))
-    apart: list[tuple[Model, slice]] = []
-    if method.searched_apart and (n_surrogates or n_surrogate_maps):
-        of_halves = (trained or TrainedHalves(method, signals)).models
-        if of_halves is None:
-            n_surrogates = 0
-        else:
-            apart = list(zip(of_halves, reversed(halves(signals.n_kept)), strict=True))
 
-    def maps_of(run: Signals) -> list[np.ndarray]:
-        if not apart:
-            model = method.model if run is signals else method.on(run)
-            return [method.budget_maps(model, run)]
-        return [method.budget_maps(model, run.stretch(rows)) for model, rows in apart]
+    def searched(maps: np.ndarray) -> np.ndarray:
+        return search_statistic(matcher.match(maps).iou)
 
-    def searched(sets: list[np.ndarray]) -> np.ndarray:
-        found = [search_statistic(matcher.match(maps).iou) for maps in sets]
-        return np.asarray(np.mean(found, axis=0))
-
-    sets = maps_of(signals)
-    statistic = searched(sets)
+    maps = method.budget_maps(method.model, signals)
+    statistic = searched(maps)
     nulls: dict[str, np.ndarray] = {}
     if not method.model.networks:
-        elsewhere = [_searched_elsewhere(method, signals, maps, n_surrogate_maps) for maps in sets]
-        for kind in elsewhere[0]:
-            nulls[kind] = np.asarray(np.mean([of_set[kind] for of_set in elsewhere], axis=0))
+        nulls |= _searched_elsewhere(method, signals, maps, n_surrogate_maps)
     nulls["noise"] = over_surrogates(
         surrogate_runs(signals, "noise", n_surrogates, method.seed_of(signals)),
         n_surrogates,
-        lambda run: searched(maps_of(run)),
+        lambda run: searched(method.budget_maps(method.on(run), run)),
         store,
         f"{signals.name}, {method.model.name}, search",
     ).reshape(n_surrogates, len(statistic))

@@ -86,7 +86,7 @@ def train_shared(config: Config) -> int:
     if held_out:
         method = Method.of(model, config, templates, compute)
         # What it is applied to it has not been trained on.
-        method = replace(method, refit=False, searched_apart=False)
+        method = replace(method, refit=False)
         table = _scores(method, held_out, config)
         path = config.output_dir / group_table_path(f"{name.replace('-', '')}heldout", {})
         facts = {

@@ -76,12 +76,6 @@ def _networks(config: Config, models: Sequence[str], told: Sequence[str], named:
             "a ranking that knows no template; among these, each template was assigned one map "
             "at most, by IoU."
         )
-    apart = [name for name in searching if config.searched_apart(name)]
-    if apart and (nulls.n_surrogates or nulls.n_surrogate_maps):
-        sentences.append(
-            f"For this {listed(apart)} was trained on either half of a run anew, and its maps of "
-            "the other half were searched; IoU is the mean of both ways."
-        )
     if learned:
         sentences.append(
             f"The maps of {listed(learned)} have their networks from the start: there is no "
@@ -139,15 +133,7 @@ def _networks(config: Config, models: Sequence[str], told: Sequence[str], named:
 
 
 def _halves(config: Config, models: Sequence[str]) -> str:
-    nulls = config.nulls
-    held_against = bool(nulls.n_surrogates or nulls.n_surrogate_maps)
-    both = [
-        name
-        for name in models
-        if name in TRAINED
-        and config.of_the_run(name)
-        and not (held_against and config.searched_apart(name))
-    ]
+    both = [name for name in models if name in TRAINED and config.of_the_run(name)]
     seen = f" What {listed(both)} learned is of the whole run, both halves of it." if both else ""
     return (
         f"Each run was also cut in two halves, {GAP} volumes apart. Maps were chosen in one half "

@@ -256,9 +256,7 @@ def _fit_gb(model: str) -> float:
 
 def _weigh(plan: Plan, item: CleanedFolder, model: str, config: str) -> pe.Node:
     run = item.to_do.run
-    trains = model not in plan.weights and (
-        plan.config.nulls.refit_surrogates or plan.config.searched_apart(model)
-    )
+    trains = plan.config.nulls.refit_surrogates and model not in plan.weights
     node = pe.Node(
         WeighNetworks(
             folder=str(item.folder),
