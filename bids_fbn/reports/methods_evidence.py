@@ -56,7 +56,8 @@ def weighing(
     parts.append(
         "Every p is the share of the surrogates, the observed value among them [@Phipson2010], "
         "that are as extreme; what is tested together is corrected by the maximum of its "
-        "standardised values [@Westfall1993]. Surrogates start from the random seed "
+        "standardised values [@Westfall1993], networks divided by no less than the median of "
+        "their spreads. Surrogates start from the random seed "
         f"{config.compute.random_seed}."
     )
     return "\n\n".join(parts)
