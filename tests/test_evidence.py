@@ -1,4 +1,4 @@
-"""What speaks for networks: on a run that has some, on noise, and on what is static."""
+"""What speaks for networks: on a run that has some, and on noise."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from evidence_runs import NAMES, blob_templates, method_of, noise, run_of, table
 from small_models import CPU, small
 
-from bids_fbn import evidence, models
-from bids_fbn.config import MODELS, Config, ModelOptions
+from bids_fbn.config import MODELS, Config
 from bids_fbn.evaluation.assess import fitted
-from bids_fbn.evidence import Method, dynamic_evidence, half_evidence, network_evidence
+from bids_fbn.evidence import Method, half_evidence, network_evidence
 from bids_fbn.networks.courses import Coherence
 from bids_fbn.networks.maps import SupportRule
 from bids_fbn.networks.states import StateRule
@@ -26,54 +26,16 @@ from bids_fbn.reports import methods_evidence
 from bids_fbn.signal.grid import Grid
 from bids_fbn.signal.signals import Signals
 
-NAMES = ("one", "two")
-
-
-def blobs(grid: Grid) -> np.ndarray:
-    """Two places, 40 mm apart, about 20 mm wide."""
-    middle = grid.coordinates.mean(axis=0)
-    shifts = ([20, 0, 0], [-20, 0, 10])
-    return np.stack(
-        [np.exp(-((grid.coordinates - middle - s) ** 2).sum(axis=1) / 150) for s in shifts]
-    )
-
-
-def run_of(grid: Grid, n_volumes: int, courses: np.ndarray | None = None) -> Signals:
-    """The two blobs go up and down, and noise."""
-    rng = np.random.default_rng(0)
-    if courses is None:
-        courses = np.sin(np.arange(n_volumes)[:, None] / [3.0, 5.0])
-    data = 2 * courses @ blobs(grid) + 0.3 * rng.standard_normal((n_volumes, grid.n_voxels))
-    data = ((data - data.mean(axis=0)) / data.std(axis=0)).astype(np.float32)
-    everywhere = np.ones(grid.n_voxels, dtype=bool)
-    return Signals(data, grid, 2.0, np.arange(n_volumes), n_volumes, everywhere, "run")
-
 
 @pytest.fixture(scope="module")
 def templates(ball_grid: Grid) -> TemplateSet:
-    maps = blobs(ball_grid).astype(np.float32)
-    return TemplateSet("blobs", NAMES, maps, maps > 0.5, "", "", "")
+    return blob_templates(ball_grid)
 
 
-def method_of(name: str, run: Signals, templates: TemplateSet, **options: Any) -> Method:
-    asked = ModelOptions(model=(name,), **options)
-
-    def create() -> models.Model:
-        return models.create(name, asked, run.grid, templates)
-
-    model = create().fit([run], CPU, 0)
-    rule = SupportRule(either_sign=not model.networks)
-    return Method(model, create, model.fits_anew, CPU, templates, rule, StateRule(), 1, 6, 0)
-
-
-def noise(grid: Grid, n_volumes: int = 60, seed: int = 0) -> Signals:
-    run = run_of(grid, n_volumes)
-    data = np.random.default_rng(seed).standard_normal(run.data.shape).astype(np.float32)
-    return replace(run, data=(data - data.mean(axis=0)) / data.std(axis=0))
-
-
-def table(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=list(evidence.COLUMNS))
+@pytest.fixture(scope="module")
+def windowed(ball_grid: Grid, templates: TemplateSet) -> tuple[Method, Signals]:
+    run = run_of(ball_grid, 60)
+    return method_of("dualregression", run, templates, window=10), run
 
 
 @pytest.mark.parametrize("name", ["ica", "pca", "dualregression"])
@@ -225,34 +187,6 @@ def test_halves_too_short_for_the_model_have_no_scores(
     assert half_evidence(method_of("ica", run, templates, channels=25), run) is None
 
 
-@pytest.fixture(scope="module")
-def windowed(ball_grid: Grid, templates: TemplateSet) -> tuple[Method, Signals]:
-    run = run_of(ball_grid, 60)
-    return method_of("dualregression", run, templates, window=10), run
-
-
-def test_dynamics_are_taken_up_again_where_they_were_left(
-    windowed: tuple[Method, Signals], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    method, run = windowed
-    networks, _ = method.networks(method.model, run)
-    whole = dynamic_evidence(method, run, networks, 5, "phase")
-    store = tmp_path / "done"
-    dynamic_evidence(method, run, networks, 2, "phase", store)
-    store.write_text(store.read_text() + "[0.1, 0.")  # killed while it wrote
-    computed = []
-    original = Method.networks
-
-    def counted(self: Method, *args: Any) -> Any:
-        computed.append(1)
-        return original(self, *args)
-
-    monkeypatch.setattr(Method, "networks", counted)
-    again = dynamic_evidence(method, run, networks, 5, "phase", store)
-    assert len(computed) == 3
-    pd.testing.assert_frame_equal(table(again), table(whole))
-
-
 def test_coherence_is_taken_up_again_where_it_was_left(
     windowed: tuple[Method, Signals], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -294,62 +228,6 @@ def test_the_search_is_taken_up_again_where_it_was_left(
     pd.testing.assert_frame_equal(table(again), table(whole))
 
 
-def test_dynamics_of_a_run_that_has_some(ball_grid: Grid, templates: TemplateSet) -> None:
-    """First one blob alone, then the other: static surrogates cannot do that."""
-    rng = np.random.default_rng(0)
-    n = 240
-    first = np.arange(n) < n // 2
-    courses = rng.standard_normal((n, 2)) * np.where([first, ~first], 2.0, 0.1).T
-    run = run_of(ball_grid, n, courses)
-    # Candidates that follow the window's covariance: its first components.
-    method = method_of("pca", run, templates, window=20, channels=2)
-    networks, _ = method.networks(method.model, run)
-    rows = table(dynamic_evidence(method, run, networks, 99, "phase"))
-    assert set(rows["claim"]) == {"dynamics"}
-    whole = rows[rows["network"] == "all"].set_index("measure")
-    assert whole.loc["iou_variation", "p_corrected"] < 0.05
-    assert whole.loc["iou_variation", "observed"] > whole.loc["iou_variation", "null_high"]
-
-
-def test_a_whole_run_has_no_dynamics(ball_grid: Grid, templates: TemplateSet) -> None:
-    run = run_of(ball_grid, 40)
-    method = method_of("ica", run, templates, channels=3)
-    networks, _ = method.networks(method.model, run)
-    assert dynamic_evidence(method, run, networks, 3, "phase") == []
-
-
-def test_without_surrogates_measures_stand_alone(windowed: tuple[Method, Signals]) -> None:
-    method, run = windowed
-    networks, _ = method.networks(method.model, run)
-    rows = table(dynamic_evidence(method, run, networks, 0, "phase"))
-    assert rows["observed"].notna().any()
-    assert rows["p"].isna().all()
-    assert rows["p_corrected"].isna().all()
-
-
-def test_surrogates_say_nothing_of_a_model_that_fits_its_own_run_better(
-    windowed: tuple[Method, Signals],
-) -> None:
-    method, run = windowed
-    networks, _ = method.networks(method.model, run)
-    rows = table(dynamic_evidence(replace(method, tests_change=False), run, networks, 3, "phase"))
-    assert rows["observed"].notna().any()
-    assert rows["p"].isna().all()
-
-
-def test_what_surrogates_can_say_of_change() -> None:
-    def says(name: str, **options: Any) -> bool:
-        given = {"bids_dir": Path(), "output_dir": Path(), "model": (name,), **options}
-        return Config.from_options(given).tests_change(name)
-
-    assert all(says(name) == (name != "stcnn") for name in MODELS)
-    assert says("stcnn", refit_surrogates=True)
-    config = Config.from_options({"bids_dir": Path(), "output_dir": Path(), "model": ("stcnn",)})
-    text = methods_evidence.weighing(config, [], None)
-    assert "stcnn was trained on the run itself" in text
-    assert "correlations in these are static" not in text.lower()
-
-
 @pytest.mark.parametrize("name", ["scaae", "pca"])
 def test_weights_that_were_given_are_used_as_they_are(
     name: str, ball_grid: Grid, templates: TemplateSet, tmp_path: Path
@@ -364,22 +242,3 @@ def test_weights_that_were_given_are_used_as_they_are(
     assert all(torch.equal(v, model.state()[k]) for k, v in method.model.state().items())
     # Not for a surrogate or a half either: they are part of the method.
     assert method.on(replace(run, data=-np.asarray(run.data))) is method.model
-
-
-def test_where_windows_do_not_overlap_a_number_stands_once(
-    ball_grid: Grid, templates: TemplateSet
-) -> None:
-    run = run_of(ball_grid, 60)
-    measures = {}
-    for name, options in (
-        ("untrained-scaae", {"channels": 4}),
-        ("dualregression", {"window": 20}),
-    ):
-        method = method_of(name, run, templates, **options)
-        networks, _ = method.networks(method.model, run)
-        rows = dynamic_evidence(method, run, networks, 1, "phase")
-        measures[name] = {row["measure"] for row in rows}
-    assert measures["dualregression"] - measures["untrained-scaae"] == {
-        "iou_window_apart",
-        "amplitude_variation",
-    }
