@@ -2,7 +2,7 @@
 
     python benchmarks/calibration.py [--runs 200] [--model NAME …] [--processes 2]
                                      [--data static] [--no-motion-spikes] [--noise FACTOR]
-                                     [--seed 1]
+                                     [--seed 1] [--epochs 1]
 
 Every method is applied to simulated runs, cleaned as real ones are. Of noise-only runs any network
 that stands out (corrected p < 0.05) is a false one; of these and of static ones, whose
@@ -62,7 +62,7 @@ CLAIMS = (
 
 def config_of(name: str, options: argparse.Namespace, seed: int) -> Config:
     """A small model, so that hundreds of runs can be had, unless there are weights of it."""
-    small = {"sloppy": True, "epochs": 1, "channels": 4}
+    small = {"sloppy": True, "epochs": options.epochs, "channels": 4}
     trained = name.removeprefix("untrained-") in TRAINED
     weights = [path for path in options.weights if read_card(path)["Model"] == name]
     return Config.from_options(
@@ -195,6 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--seed", type=int, default=0, help="other runs, as many")
     parser.add_argument("--stride", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=1, help="of models that are trained")
     parser.add_argument("--surrogates", type=int, default=20)
     parser.add_argument("--maps", type=int, default=199)
     parser.add_argument("--kind", choices=["phase", "var"], default="phase")
