@@ -124,7 +124,7 @@ class SCAAEAttention(nn.Module):
 
     def attend(self, volumes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Gated features, logits (both (B, C, *region)) and channel weights (B, C, 1, 1, 1)."""
-        volumes = arranged(volumes, len(self.embed.weight))
+        volumes = arranged(volumes)
         embedded = convolve(self.embed, volumes, self.region, self.whole)
         features = self.trunk(functional.gelu(embedded))
         halves = [branch(features) for branch in self.branches]

@@ -61,7 +61,7 @@ class STCAAttention(nn.Module):
 
     def attend(self, windows: Tensor) -> tuple[Tensor, Tensor]:
         """Features and logits, both (B, C, *region): those of the network on the whole MNI box."""
-        windows = arranged(windows, len(self.embed.weight))
+        windows = arranged(windows)
         features = functional.gelu(convolve(self.embed, windows, self.region, self.near))
         # Where the kernel sees no brain the features are those of the bias alone.
         assert self.embed.bias is not None
