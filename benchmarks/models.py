@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import copy
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -37,7 +38,6 @@ from plain import PlainSCAAE, PlainSTCA, plain_epoch, plain_maps
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from bids_fbn.models import blocks
 from bids_fbn.models.compute import Compute, choose_compute
 from bids_fbn.models.inference import lowest_correlation
 from bids_fbn.models.neural import NeuralModel
@@ -332,11 +332,12 @@ def gpu_variants(pair: Pair, compute: Compute, size: int = 16) -> None:
     rows = torch.from_numpy(pair.run.data).to(pair.device)
     box = model._to_box(rows[None])[0].unfold(0, model.window, 1).movedim(-1, 1)[:size]
     lines = [["bf16 inference", "ms per window"]]
-    usual = blocks._MANY_CHANNELS
+    module = sys.modules[type(model).__module__]
+    arranged = module.arranged
     for channels_last in (False, True):
+        # Layers keep the order of what goes in, which is where it is made channels last.
+        module.arranged = arranged if channels_last else lambda features: features
         for compiled in (False, True):
-            # Layers keep the order of what goes in: from so many channels on it is channels last.
-            blocks._MANY_CHANNELS = usual if channels_last else 10**6
             mapper = model._mapper(compute)
             if not channels_last:
                 mapper.network.to(memory_format=torch.contiguous_format)
@@ -351,7 +352,7 @@ def gpu_variants(pair: Pair, compute: Compute, size: int = 16) -> None:
             best = min(seconds(once, pair.device) for _ in range(5)) / len(box)
             words = "channels last" if channels_last else "channels first"
             lines.append([words + ", compiled" * compiled, f"{1000 * best:.2f}"])
-    blocks._MANY_CHANNELS = usual
+    module.arranged = arranged
     table(f"{pair.name}: what the layout changes, batches of {len(box)}", lines)
 
 

@@ -24,18 +24,11 @@ from bids_fbn.nulls.pvalues import claim_of_networks, network_p
 from bids_fbn.nulls.spatial import random_maps_null
 from bids_fbn.reports import methods_evidence
 from bids_fbn.signal.grid import Grid
-from bids_fbn.signal.signals import Signals
 
 
 @pytest.fixture(scope="module")
 def templates(ball_grid: Grid) -> TemplateSet:
     return blob_templates(ball_grid)
-
-
-@pytest.fixture(scope="module")
-def windowed(ball_grid: Grid, templates: TemplateSet) -> tuple[Method, Signals]:
-    run = run_of(ball_grid, 60)
-    return method_of("dualregression", run, templates, window=10), run
 
 
 @pytest.mark.parametrize("name", ["ica", "pca", "dualregression"])
@@ -188,9 +181,10 @@ def test_halves_too_short_for_the_model_have_no_scores(
 
 
 def test_coherence_is_taken_up_again_where_it_was_left(
-    windowed: tuple[Method, Signals], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ball_grid: Grid, templates: TemplateSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    method, run = windowed
+    run = run_of(ball_grid, 60)
+    method = method_of("dualregression", run, templates, window=10)
     whole = network_evidence(method, run, 5, 9)
     store = tmp_path / "kept" / "coherence"
     network_evidence(method, run, 2, 9, store)
