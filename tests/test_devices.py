@@ -228,17 +228,16 @@ def test_nodes_with_a_neural_network_take_gpus(tmp_path: Path) -> None:
     assert not any(node.is_gpu_node() for node in nodes_of(tmp_path, None).values())
 
 
-def test_where_nulls_need_models_of_their_own_there_is_memory_to_train_them(
+def test_where_surrogates_get_models_of_their_own_there_is_memory_to_train_them(
     tmp_path: Path,
 ) -> None:
     def gigabytes(stage: str, network: str, **nulls: Any) -> float:
         nodes = nodes_of(tmp_path, None, network, nulls=nulls)
         return float(nodes[f"{stage}_{network}_sub_01_task_rest"].mem_gb)
 
-    refit = {"refit_surrogates": True}
-    assert gigabytes("weigh", "scaae") > gigabytes("fit", "scaae")
-    assert gigabytes("weigh", "stca", **refit) > gigabytes("fit", "stca")
-    assert gigabytes("weigh", "stca") < gigabytes("fit", "stca")
+    for network in ("scaae", "stca"):
+        weigh = gigabytes("weigh", network, refit_surrogates=True)
+        assert weigh > gigabytes("fit", network) > gigabytes("weigh", network)
 
 
 def test_a_call_is_taken_up_where_there_are_other_gpus(tmp_path: Path) -> None:
