@@ -86,7 +86,7 @@ OTHERS = (15, 30, 60, 120)
 WINDOW = 2 / 3
 
 
-def told(model: UDR, *, untrained: bool) -> Mapping[str, Maker]:
+def told(model: UDR, *, untrained: bool) -> dict[str, Maker]:
     """Each method that knows the networks, by name."""
     group, mean, spread = (getattr(model.network, name) for name in ("group", "mean", "spread"))
 
@@ -133,7 +133,8 @@ def shrinkage(
     model: UDR, repetitions: int = 1, noise: float = NOISES[0], ridge: float = RIDGES[0]
 ) -> Maker:
     """The posterior mean of UDR's prior, with a factor of the noise and a ridge that are given."""
-    network = UnrolledDualRegression(*model.network.group.shape, repetitions)
+    n_networks, n_voxels = model.network.group.shape
+    network = UnrolledDualRegression(n_networks, n_voxels, repetitions)
     network.set_prior(model.network.group, model.network.mean, model.network.spread)
     torch.nn.init.constant_(network.log_noise, math.log(noise))
     torch.nn.init.constant_(network.log_ridge, math.log(ridge))
@@ -143,7 +144,8 @@ def shrinkage(
 def beside_others(model: UDR, repetitions: int, n_volumes: float) -> Maker:
     """UDR with nothing learned: volumes of others count for as many as is given."""
     modes = model.network.modes
-    network = UnrolledDualRegression(*model.network.group.shape, repetitions, len(modes))
+    n_networks, n_voxels = model.network.group.shape
+    network = UnrolledDualRegression(n_networks, n_voxels, repetitions, len(modes))
     network.set_prior(model.network.group, model.network.mean, model.network.spread, modes)
     torch.nn.init.constant_(network.log_volumes, math.log(n_volumes))
     return lambda volumes: network(volumes)[0]
@@ -281,7 +283,7 @@ def of_fold(
     volumes = torch.from_numpy(np.stack([np.asarray(run.data) for run in test]))
     gap = int(np.ceil(GAP / test[0].repetition_time))
     group = model.network.group
-    makers = {
+    makers: dict[str, Maker] = {
         name: partial(learned, name, group=group, run=test[0], options=options, compute=compute)
         for name in ("ica", "sdl", *(SEEDS if options.seeds else ()))
     }

@@ -29,13 +29,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from plain import PlainSCAAE, PlainSTCA, plain_epoch, plain_maps
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from bids_fbn.models.compute import Compute, choose_compute
@@ -53,7 +54,7 @@ VOLUMES = 351  # of task-faces-3mm
 WHOLE_RUN = 1200
 # Between our maps and those of the plain port.
 LEAST_R = {"fp32": 0.9999, "bf16": 0.999}
-MODELS: dict[str, tuple[type[NeuralModel], type[nn.Module]]] = {
+MODELS: dict[str, tuple[type[NeuralModel], type[PlainSTCA] | type[PlainSCAAE]]] = {
     "stca": (STCA, PlainSTCA),
     "scaae": (SCAAE, PlainSCAAE),
 }
@@ -87,7 +88,7 @@ def first_volumes(run: Signals, n_volumes: int) -> Signals:
 
 def boxes(run: Signals) -> np.ndarray:
     """Volumes (T, X, Y, Z) of the whole box."""
-    return np.ascontiguousarray(np.moveaxis(run.grid.scatter(run.data), -1, 0))
+    return np.ascontiguousarray(np.moveaxis(run.grid.scatter(run.data[:]), -1, 0))
 
 
 def now(device: torch.device) -> float:
@@ -139,7 +140,7 @@ class Pair:
         ours, plain = MODELS[name]
         self.name, self.device = name, device
         torch.manual_seed(0)
-        self.plain = plain().to(device)
+        self.plain: PlainSTCA | PlainSCAAE = plain().to(device)
         # In the published box, so that the maps are to be the same.
         recipe = replace(ours.recipes["corrected"], epochs=1, stride=1, margin=0)
         self.model = ours(recipe, "corrected", run.grid)
@@ -165,11 +166,13 @@ class Pair:
     def lowest_r(self, compute: Compute) -> float:
         """Over all windows and all maps; for SCAAE those of the channels too."""
         lowest = 1.0
-        for kind in ("fbn", "channels") if self.name == "scaae" else ("fbn",):
-            self.model.candidates, self.plain.channel_maps = kind, kind == "channels"
+        # The usual ones last: they are what comes after.
+        for kind in ("channels", "fbn") if self.name == "scaae" else ("fbn",):
+            self.model.candidates = kind
+            if isinstance(self.plain, PlainSCAAE):
+                self.plain.channel_maps = kind == "channels"
             maps, _, _ = our_maps(self.model, self.run, compute)
             lowest = min(lowest, lowest_correlation(maps, self.plain_maps()))
-        self.model.candidates, self.plain.channel_maps = "fbn", False
         return lowest
 
     def plain_maps(self) -> Tensor:
@@ -295,9 +298,8 @@ def compare_training(
     for _ in range(runs):
         plain_time.append(seconds(pair.plain_epoch, pair.device) / n_windows)
         for compute in precisions:
-            ours[compute.precision].append(
-                seconds(lambda c=compute: pair.model.fit([pair.run], c), pair.device) / n_windows
-            )
+            fit = partial(pair.model.fit, [pair.run], compute)
+            ours[compute.precision].append(seconds(fit, pair.device) / n_windows)
     published = pair.published_flops(training=True)
     best_plain = min(plain_time)
     rows = [
@@ -332,7 +334,7 @@ def gpu_variants(pair: Pair, compute: Compute, size: int = 16) -> None:
     rows = torch.from_numpy(pair.run.data).to(pair.device)
     box = model._to_box(rows[None])[0].unfold(0, model.window, 1).movedim(-1, 1)[:size]
     lines = [["bf16 inference", "ms per window"]]
-    module = sys.modules[type(model).__module__]
+    module: Any = sys.modules[type(model).__module__]
     arranged = module.arranged
     for channels_last in (False, True):
         # Layers keep the order of what goes in, which is where it is made channels last.
@@ -407,7 +409,7 @@ def main() -> None:
     precisions = [replace(best, precision="fp32")]
     if best.precision == "bf16":
         precisions.append(replace(best, automatic=False))
-    peaks = {c.precision: peak(device, c.precision) for c in precisions}
+    peaks: dict[str, float] = {c.precision: peak(device, c.precision) for c in precisions}
     print(
         f"{best.name}; torch {torch.__version__}; peak "
         + ", ".join(

@@ -183,7 +183,7 @@ def _window(volumes: np.ndarray, start: int, window: int, device: torch.device) 
 
 
 def plain_maps(
-    network: nn.Module,
+    network: PlainSTCA | PlainSCAAE,
     volumes: np.ndarray,
     grid: Grid,
     window: int,
