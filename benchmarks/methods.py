@@ -183,7 +183,10 @@ def shared_weights(
     name: str, fold: int, folders: Sequence[Path], options: argparse.Namespace, work: Path
 ) -> Path:
     """Weights of a model trained on the runs of the other folds."""
-    path = work / f"{name}-fold{fold + 1}of{options.folds}.safetensors"
+    of = f"-components{options.components}" * bool(options.components)
+    epochs = f"-epochs{options.epochs}" * bool(options.epochs)
+    small = "-sloppy" * options.sloppy
+    path = work / f"{name}{of}{epochs}{small}-fold{fold + 1}of{options.folds}.safetensors"
     if not path.is_file():
         compute = choose_compute(options.device, options.precision, options.threads)
         others = [folder for k, folder in enumerate(folders) if k % options.folds != fold]
