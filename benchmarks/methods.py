@@ -183,14 +183,15 @@ def shared_weights(
     name: str, fold: int, folders: Sequence[Path], options: argparse.Namespace, work: Path
 ) -> Path:
     """Weights of a model trained on the runs of the other folds."""
-    of = f"-components{options.components}" * bool(options.components)
-    epochs = f"-epochs{options.epochs}" * bool(options.epochs)
-    small = "-sloppy" * options.sloppy
-    path = work / f"{name}{of}{epochs}{small}-fold{fold + 1}of{options.folds}.safetensors"
+    others = [folder for k, folder in enumerate(folders) if k % options.folds != fold]
+    config = config_of(name, options)
+    # Weights of other settings, or of a run that they would be tested on, are not taken up.
+    data = (options.dataset.resolve(), options.nuisance, options.resolution)
+    source = " ".join(map(str, (*data, *(folder.name for folder in others))))
+    path = work / f"{name}-{config.model_hash(name, source)}.safetensors"
     if not path.is_file():
         compute = choose_compute(options.device, options.precision, options.threads)
-        others = [folder for k, folder in enumerate(folders) if k % options.folds != fold]
-        fit_shared(config_of(name, options), [Signals.load(run) for run in others], compute, path)
+        fit_shared(config, [Signals.load(run) for run in others], compute, path)
     return path
 
 

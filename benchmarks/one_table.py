@@ -4,10 +4,10 @@
     python benchmarks/methods.py DATASET --rows rest.tsv …
     python benchmarks/one_table.py OUT/evaluation.tsv rest.tsv …
 
-Each table is a dataset; of an evaluation each level of noise is one. Tables of the same name
-(``--names``) are one dataset. A cell has the means over the runs of each dataset, in their order,
-and – where there is none. What the columns are is said in ``methods.py``; networks are
-those at a corrected p < 0.05 by all nulls, of an evaluation only those that are on.
+Each table is a dataset; of an evaluation each combination of its settings is one. Tables of the
+same name (``--names``) are one dataset. A cell has the means over the runs of each dataset, in
+their order, and – where there is none. What the columns are is said in ``methods.py``; networks
+are those at a corrected p < 0.05 by all nulls, of an evaluation only those that are on.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from bids_fbn.errors import InputError
+from bids_fbn.evaluation.table import CELL
 from bids_fbn.nulls.pvalues import ALPHA
 
 # Heading, and how a mean is written.
@@ -36,9 +37,11 @@ NOTHING = "–"
 
 def of_evaluation(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows of ``bids_fbn.evaluate``, in the names of this table."""
+    varied = [axis for axis in CELL if axis == "noise" or len(rows[axis].unique()) > 1]
+    cells = [[f"{axis} {value}" for value in rows[axis]] for axis in varied]
     return pd.DataFrame(
         {
-            "dataset": [f"simulated, noise {noise:g}" for noise in rows["noise"]],
+            "dataset": [", ".join(["simulated", *cell]) for cell in zip(*cells, strict=True)],
             "method": rows["model"],
             "best_of_all": rows["iou_best_of_all"],
             "equal_budget": rows["iou_other_half"],
