@@ -24,6 +24,7 @@ With --folds a model that is trained is trained on the participants of the other
 once, instead of on each run by itself, and named "shared". Its weights are kept in --work.
 
 Rows are kept in --rows as they come, and taken up from there: a call that was killed goes on.
+A table in which a method is of other settings is refused.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from common import cleaned, processes, read_rows, write_rows
 
 from bids_fbn.config import MODELS, TRAINED, Config
 from bids_fbn.environment import prepare_environment
-from bids_fbn.errors import RunError
+from bids_fbn.errors import InputError, RunError
 from bids_fbn.evaluation.assess import Assessment, assess
 from bids_fbn.models.compute import choose_compute
 from bids_fbn.networks.templates import load_templates
@@ -170,7 +171,12 @@ def row_of(
     task = folder / "events.tsv"
     events = read_events(task) if task.is_file() else None
     found = assess(name, signals, templates, config, compute, events=events)
-    return {"method": label(name, options), "run": signals.name, **facts_of(found)}
+    return {
+        "method": label(name, options),
+        "run": signals.name,
+        "settings": settings_of(name, options),
+        **facts_of(found),
+    }
 
 
 def label(name: str, options: argparse.Namespace) -> str:
@@ -179,25 +185,52 @@ def label(name: str, options: argparse.Namespace) -> str:
     return f"{name}{of}, shared" if options.folds and name in TRAINED else f"{name}{of}"
 
 
+def settings_of(name: str, options: argparse.Namespace, runs: Sequence[Path] = ()) -> str:
+    """Hash of all that changes the results of a method, and of the runs that it is trained on."""
+    data = (options.dataset.resolve(), options.nuisance, options.resolution, options.folds)
+    source = " ".join(map(str, (*data, *(folder.name for folder in runs))))
+    return config_of(name, options).model_hash(name, source)
+
+
 def shared_weights(
     name: str, fold: int, folders: Sequence[Path], options: argparse.Namespace, work: Path
 ) -> Path:
     """Weights of a model trained on the runs of the other folds."""
     others = [folder for k, folder in enumerate(folders) if k % options.folds != fold]
-    config = config_of(name, options)
     # Weights of other settings, or of a run that they would be tested on, are not taken up.
-    data = (options.dataset.resolve(), options.nuisance, options.resolution)
-    source = " ".join(map(str, (*data, *(folder.name for folder in others))))
-    path = work / f"{name}-{config.model_hash(name, source)}.safetensors"
+    path = work / f"{name}-{settings_of(name, options, others)}.safetensors"
     if not path.is_file():
         compute = choose_compute(options.device, options.precision, options.threads)
-        fit_shared(config, [Signals.load(run) for run in others], compute, path)
+        runs = [Signals.load(run) for run in others]
+        fit_shared(config_of(name, options), runs, compute, path)
     return path
 
 
-def run_all(folders: Sequence[Path], options: argparse.Namespace, work: Path) -> pd.DataFrame:
-    """A row for each method and run."""
+def rows_before(options: argparse.Namespace) -> list[dict[str, object]]:
+    """Rows that an earlier call left.
+
+    Raises
+    ------
+    InputError
+        If some are of a method that is asked for, with other settings.
+    """
     rows = read_rows(options.rows)
+    asked = {label(name, options): settings_of(name, options) for name in options.model}
+    for row in rows:
+        if row["method"] in asked and row.get("settings") != asked[row["method"]]:
+            raise InputError(
+                f"{options.rows}: {row['method']} is of other settings; give another --rows"
+            )
+    return rows
+
+
+def run_all(
+    folders: Sequence[Path],
+    rows: list[dict[str, object]],
+    options: argparse.Namespace,
+    work: Path,
+) -> pd.DataFrame:
+    """A row for each method and run, `rows` among them."""
     done = {(row["method"], row["run"]) for row in rows}
     todo = [
         (name, number, folder)
@@ -260,6 +293,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Set before the libraries of the processes are loaded.
     prepare_environment(options.threads)
     logging.getLogger("bids_fbn").setLevel(logging.WARNING)
+    try:
+        rows = rows_before(options)
+    except InputError as error:
+        parser.error(str(error))
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         weights = options.work or work
@@ -271,7 +308,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             work,
             participants=tuple(options.label),
         )
-        found = run_all([work / run.name for run in runs], options, weights)
+        found = run_all([work / run.name for run in runs], rows, options, weights)
     print(f"\n{table(found)}\n\n{table_of_networks(found)}\n\n{lines_of_task(found)}")
     return 0
 
