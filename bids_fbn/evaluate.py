@@ -341,6 +341,12 @@ def _parser() -> argparse.ArgumentParser:
         help="volumes in a window (by recipe: the whole run for some)",
     )
     models.add_argument(
+        "--stride",
+        type=int,
+        metavar="N",
+        help="volumes from step to step (1); more are quicker, and blind to shorter states",
+    )
+    models.add_argument(
         "--channels", type=int, metavar="N", help="maps, components or states (by recipe)"
     )
     models.add_argument(

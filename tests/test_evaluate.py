@@ -186,9 +186,9 @@ def test_results_of_other_settings_are_not_mixed_in(
     evaluated: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (evaluated / "evaluation.tsv").read_bytes()
-    assert call(evaluated, *MODELS, "--noise", "0.2", "--channels", "7") == 2
-    message = capsys.readouterr().err
-    assert "other settings (Models)" in message
+    for setting in ("--channels", "--stride"):
+        assert call(evaluated, *MODELS, "--noise", "0.2", setting, "7") == 2
+        assert "other settings (Models)" in capsys.readouterr().err
     assert (evaluated / "evaluation.tsv").read_bytes() == before
 
 
