@@ -137,7 +137,8 @@ def test_states_maps_and_courses_come_back_from_the_noise_free_volumes(truth: Tr
     assert np.abs(ours.occupancy - true.occupancy).max() < 0.02
     assert np.abs(ours.counts - true.counts).sum() < 0.03 * true.counts.sum()
     assert ours.switching_rate == pytest.approx(true.switching_rate, rel=0.05)
-    courses = network_courses(found.maps, volumes, np.ones(truth.grid.n_voxels, dtype=bool))
+    covered = np.ones(truth.grid.n_voxels, dtype=bool)
+    courses = network_courses(found.maps, volumes, covered, found.weak)
     for p in range(N_NETWORKS):
         assert np.corrcoef(found.maps[p], truth.maps[p])[0, 1] > 0.98
         assert np.corrcoef(courses[:, p], truth.courses[:, p])[0, 1] > 0.95

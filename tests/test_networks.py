@@ -511,13 +511,39 @@ def test_courses_come_back_by_least_squares() -> None:
     covered = np.arange(500) >= 50
     data = courses @ maps
     data[:, ~covered] = 1e3
-    assert np.allclose(network_courses(maps, data.astype(np.float32), covered), courses, atol=1e-4)
+    found = network_courses(maps, data.astype(np.float32), covered)
+    assert np.allclose(found, courses, atol=1e-4)
 
 
-def test_two_equal_maps_share_their_course() -> None:
+def test_maps_that_nearly_depend_on_each_other_do_not_amplify_noise() -> None:
+    rng = np.random.default_rng(0)
+    maps = zscore_maps(rng.standard_normal((3, 500)))
+    maps[2] = zscore_maps(1e-2 * maps[2] - maps[0] - maps[1])  # as of states: they add up to 0
+    course = rng.standard_normal(40)
+    data = course[:, None] * maps[0] + rng.standard_normal((40, 500))
+    found = network_courses(maps, data, np.ones(500, dtype=bool))
+    assert np.corrcoef(found[:, 0], course)[0, 1] > 0.95
+    assert found.std(axis=0).max() < course.std()
+
+
+def test_a_weak_network_takes_nothing_from_those_that_are_there() -> None:
+    rng = np.random.default_rng(0)
+    maps = zscore_maps(rng.standard_normal((3, 500)))
+    maps[2] = zscore_maps(maps[0] + maps[1])  # a volume in which both were on
+    courses = rng.standard_normal((40, 2))
+    data = courses @ maps[:2]
+    found = network_courses(maps, data, np.ones(500, dtype=bool), np.array([False, False, True]))
+    assert np.allclose(found[:, :2], courses)
+    assert np.allclose(found[:, 2], data @ maps[2] / 500)
+
+
+@pytest.mark.parametrize("weak", [False, True])
+def test_two_equal_maps_have_one_course_and_no_map_has_none(weak: bool) -> None:
     one = np.random.default_rng(0).standard_normal(100)
-    courses = network_courses(np.stack([one, one]), 2 * one[None], np.ones(100, dtype=bool))
-    assert np.allclose(courses, 1)
+    maps = np.stack([one, one, 0 * one])
+    every = np.ones(100, dtype=bool)
+    courses = network_courses(maps, 2 * one[None], every, np.full(3, weak))
+    assert np.allclose(courses, [2, 2, 0] if weak else [1, 1, 0])
 
 
 def test_the_winner_takes_a_voxel_from_half_membership_on() -> None:

@@ -16,7 +16,6 @@ from bids_fbn.baselines.base import Baseline, BaselineRecipe, covered_by_all
 from bids_fbn.baselines.regression import dual_regression
 from bids_fbn.errors import RunError
 from bids_fbn.models.compute import Compute
-from bids_fbn.networks.dynamics import network_courses
 from bids_fbn.networks.maps import zscore_maps
 from bids_fbn.signal.grid import Grid
 from bids_fbn.signal.signals import Signals
@@ -210,7 +209,10 @@ def learn_dictionary(
     grid, covered, data = signals.grid, signals.covered, np.asarray(signals.data)
     maps = np.zeros((n_components, grid.n_voxels), dtype=np.float32)
     maps[:, covered] = _dictionary([data[:, covered]], covered, grid, n_components, seed)
-    return maps, network_courses(maps, data, covered).astype(np.float32)
+    courses, *_ = np.linalg.lstsq(
+        maps[:, covered].T.astype(np.float64), data[:, covered].T, rcond=1e-6
+    )
+    return maps, courses.T.astype(np.float32)
 
 
 def _dictionary(

@@ -276,7 +276,11 @@ class RunWriter:
         how, units = (
             ("by the temporal part of the model, z-scored", "standard deviations")
             if results.courses_by_model
-            else ("least squares of the cleaned signal on all FBN maps at once", "arbitrary")
+            else (
+                "least squares of the cleaned signal on the FBN maps of all networks that are not "
+                "weak at once, of a weak one on its own",
+                "arbitrary",
+            )
         )
         write_table(
             self.path("mixing", results.model),

@@ -176,11 +176,12 @@ class Method:
         """Course of each of P networks, (T_kept, P).
 
         By the model itself where it has a temporal part, NaN for networks that it has not learned;
-        else by least squares.
+        else by :func:`~bids_fbn.networks.dynamics.network_courses`.
         """
         own = self.model.courses(signals, self.compute)
         if own is None:
-            return network_courses(networks.maps, np.asarray(signals.data), signals.covered)
+            data = np.asarray(signals.data)
+            return network_courses(networks.maps, data, signals.covered, networks.weak)
         return self.by_template(own)
 
     def by_template(self, values: np.ndarray) -> np.ndarray:

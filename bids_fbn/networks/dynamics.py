@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 
 __all__ = ["RunNetworks", "find_networks", "mean_over_steps", "network_courses"]
 
+# Two maps that correlate by more than this are one where courses are fitted. Singular values of
+# two z-scored maps are as the roots of 1 - r and 1 + r.
+_SAME_MAP_R = 0.95
+_SMALLEST_SINGULAR_VALUE = ((1 - _SAME_MAP_R) / (1 + _SAME_MAP_R)) ** 0.5
+
 
 @dataclass(frozen=True, eq=False)
 class RunNetworks:
@@ -280,27 +285,45 @@ class _Accumulator:
         return out
 
 
-def network_courses(maps: np.ndarray, data: np.ndarray, covered: np.ndarray) -> np.ndarray:
-    """Course of each network: least squares of the signals on all maps at once.
+def network_courses(
+    maps: np.ndarray, data: np.ndarray, covered: np.ndarray, weak: np.ndarray | None = None
+) -> np.ndarray:
+    """Course of each network, by least squares of the signals.
+
+    On the maps of all networks that are not weak at once. What maps differ by that nearly depend
+    on each other, as mean maps of states do, which add up to nothing, would be amplified noise: of
+    the solutions that fit as well but for singular values below 0.16 of the largest, the one of
+    least norm is taken, by which such maps share a course.
+
+    A weak network's course is that of its map alone, which may be a mixture of others: it takes
+    nothing from those that are there.
 
     Parameters
     ----------
     maps : ndarray (P, V)
+        z over the covered voxels; a network without a map, 0 everywhere, has a course of 0.
     data : ndarray (T, V)
         Cleaned signals.
     covered : ndarray (V,) of bool
+    weak : ndarray (P,) of bool, optional
+        See :class:`RunNetworks`; none by default.
 
     Returns
     -------
     ndarray (T, P)
         In units of the signals' standard deviation per unit z of the map.
     """
-    # Maps that two networks share have no courses of their own: the least-norm solution
-    # divides what they explain between them.
-    courses, *_ = np.linalg.lstsq(
-        maps[:, covered].T.astype(np.float64), np.asarray(data[:, covered]).T, rcond=1e-6
-    )
-    return courses.T
+    regressors = maps[:, covered].astype(np.float64)
+    signals = np.asarray(data[:, covered], dtype=np.float64)
+    size = (regressors**2).sum(axis=1)
+    courses = signals @ regressors.T / np.where(size > 0, size, 1)
+    there = np.ones(len(maps), dtype=bool) if weak is None else ~weak
+    if there.any():
+        together, *_ = np.linalg.lstsq(
+            regressors[there].T, signals.T, rcond=_SMALLEST_SINGULAR_VALUE
+        )
+        courses[:, there] = together.T
+    return courses
 
 
 def mean_over_steps(values: np.ndarray) -> np.ndarray:
