@@ -25,12 +25,18 @@ from bids_fbn.signal.windows import Steps
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["RunNetworks", "find_networks", "mean_over_steps", "network_courses"]
+__all__ = [
+    "SMALLEST_SINGULAR_VALUE",
+    "RunNetworks",
+    "find_networks",
+    "mean_over_steps",
+    "network_courses",
+]
 
 # Two maps that correlate by more than this are one where courses are fitted. Singular values of
 # two z-scored maps are as the roots of 1 - r and 1 + r.
 _SAME_MAP_R = 0.95
-_SMALLEST_SINGULAR_VALUE = ((1 - _SAME_MAP_R) / (1 + _SAME_MAP_R)) ** 0.5
+SMALLEST_SINGULAR_VALUE = ((1 - _SAME_MAP_R) / (1 + _SAME_MAP_R)) ** 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -320,7 +326,7 @@ def network_courses(
     there = np.ones(len(maps), dtype=bool) if weak is None else ~weak
     if there.any():
         together, *_ = np.linalg.lstsq(
-            regressors[there].T, signals.T, rcond=_SMALLEST_SINGULAR_VALUE
+            regressors[there].T, signals.T, rcond=SMALLEST_SINGULAR_VALUE
         )
         courses[:, there] = together.T
     return courses

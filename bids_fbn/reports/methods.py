@@ -11,6 +11,7 @@ from typing import Any
 from bids_fbn import __version__
 from bids_fbn.bids.writing import write_text
 from bids_fbn.config import NUISANCE_PRESETS, Config, SignalOptions
+from bids_fbn.networks.dynamics import SMALLEST_SINGULAR_VALUE
 from bids_fbn.reports.bibliography import Reference, cited_keys, references
 from bids_fbn.reports.methods_evidence import weighing
 from bids_fbn.reports.methods_models import first_fact, networks
@@ -188,9 +189,11 @@ def _comparison(config: Config, done: Sequence[Mapping[str, Any]]) -> str:
         "candidates, weighted by IoU, over the steps where that reached "
         f"{_threshold(config, done):g}, as z over the mask. A network whose own candidate never "
         "reached it is called weak, and its map is the candidate assigned to it in the step in "
-        "which that overlaps most. Courses of networks "
-        "are the least-squares fit of the cleaned signal by all FBN maps at once, where the model "
-        "gives none of its own.",
+        "which that overlaps most. Where the model gives no courses of its own, they are the "
+        "least-squares fit of the cleaned signal by the maps of all networks that are not weak at "
+        f"once, without singular values below {SMALLEST_SINGULAR_VALUE:.2f} of the largest, so "
+        "that maps which nearly depend on each other share a course; the course of a weak network "
+        "is fitted by its map alone.",
         f"Places of peaks are named after {_cite_source(_places(str(places)))}." if places else "",
     ]
     return " ".join(part for part in parts if part)
