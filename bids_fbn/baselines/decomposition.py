@@ -209,6 +209,7 @@ def learn_dictionary(
     grid, covered, data = signals.grid, signals.covered, np.asarray(signals.data)
     maps = np.zeros((n_components, grid.n_voxels), dtype=np.float32)
     maps[:, covered] = _dictionary([data[:, covered]], covered, grid, n_components, seed)
+    # Exact, unlike courses of networks: with its maps they are to make up the run again.
     courses, *_ = np.linalg.lstsq(
         maps[:, covered].T.astype(np.float64), data[:, covered].T, rcond=1e-6
     )
